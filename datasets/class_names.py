@@ -1,0 +1,85 @@
+"""Lists of class names: reading them from a file, ordering names found in annotations, suggesting a near name.
+
+A list never contains the background: name k of the list is label k + 1.
+"""
+
+import difflib
+import json
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from datasets.errors import InputError
+
+VOC_CLASS_FILE = Path(__file__).parent / "classes" / "pascal_voc_classes.json"
+PLACEHOLDER = "N/A"  # stands for an unused label, as in the published table of COCO's 90 sparse ids; may repeat
+
+
+def read_class_file(path: str | os.PathLike) -> list[str]:
+    """Class names in label order from a JSON file (a list, or name -> id counted from 1) or a text file, one per line.
+
+    Raises:
+        FileNotFoundError: no such file.
+        InputError: not such a list; an empty, repeated or blank-separated name; ids that are not 1..C.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"class file {path} does not exist; give a .json or .txt file with the class names")
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+        if path.suffix.lower() == ".json":
+            return _check(_names_from_json(json.loads(text), path), path)
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise InputError(f"class file {path} cannot be read ({error}); save it as UTF-8 text") from error
+    return _check([line.strip() for line in text.rstrip().splitlines()], path)
+
+
+def as_class_names(names: Sequence[str] | str | os.PathLike) -> list[str]:
+    """A checked list of names from a list of names, or from the path of a class file."""
+    if isinstance(names, (str, os.PathLike)):
+        return read_class_file(names)
+    return _check([str(name).strip() for name in names], "the given class list")
+
+
+def order_class_names(found: Iterable[str]) -> list[str]:
+    """Names found in annotations as a list: in VOC's customary order if all are VOC's, else sorted."""
+    found = set(found)
+    voc_order = read_class_file(VOC_CLASS_FILE)
+    return [name for name in voc_order if name in found] if found <= set(voc_order) else sorted(found)
+
+
+def describe_unknown_class(name: str, known: Sequence[str]) -> str:
+    """A sentence for a name outside the list, with the nearest known name if one is near."""
+    by_lower_case = {other.lower(): other for other in known}
+    near = difflib.get_close_matches(name.lower(), by_lower_case, n=1, cutoff=0.5)
+    if near:
+        hint = f'did you mean "{by_lower_case[near[0]]}"?'
+    else:
+        hint = "known are " + ", ".join(known[:8]) + (", ..." if len(known) > 8 else "")
+    return f'unknown class "{name}"; {hint}'
+
+
+def _names_from_json(content: object, path: Path) -> list[str]:
+    if isinstance(content, list):
+        names = content
+    elif isinstance(content, dict):
+        if sorted(map(str, content.values())) != sorted(str(k + 1) for k in range(len(content))):
+            raise InputError(f"class file {path}: the ids must be 1..{len(content)}, each once (0 is the background)")
+        names = sorted(content, key=lambda name: int(content[name]))
+    else:
+        raise InputError(f"class file {path} must hold a list of names or an object name -> id")
+    if not all(isinstance(name, str) for name in names):
+        raise InputError(f"class file {path}: every class name must be a string")
+    return [name.strip() for name in names]
+
+
+def _check(names: list[str], source: object) -> list[str]:
+    if not names:
+        raise InputError(f"{source} holds no class name; write one name per line, without the background")
+    if "" in names:
+        # Skipping the blank would silently shift the ids of all names after it.
+        raise InputError(f"{source}: class {names.index('') + 1} is blank; remove the empty line or name")
+    repeated = sorted({name for name in names if name != PLACEHOLDER and names.count(name) > 1})
+    if repeated:
+        raise InputError(f'{source}: the class "{repeated[0]}" stands there twice; remove one')
+    return names

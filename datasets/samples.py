@@ -1,0 +1,121 @@
+"""Augmented samples that depend on (seed, epoch, index) only: not on workers, processes, restarts or order."""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from torch import Generator, Tensor
+from torch.utils.data import Dataset, Subset
+
+from datasets.image_io import UnreadableImage
+
+MAX_SUBSTITUTES = 20  # so many unreadable images in a row mean that something larger is wrong
+
+
+def sample_generator(seed: int, epoch: int, index: int) -> Generator:
+    """A generator whose stream is set by the three numbers; neighbours have unrelated streams."""
+    mixed = np.random.SeedSequence([seed, epoch, index]).generate_state(1, np.uint32)
+    return Generator().manual_seed(int(mixed[0]))
+
+
+class TrainingSamples(Dataset):
+    """A data set with augmentation and a substitute for every image that cannot be read.
+
+    `samples[(epoch, index)]`, or `samples[index]` for epoch 0, is `(image, target)` of the data set after `transform`.
+    `target["image_id"]` is the index of the image returned. In place of an unreadable image comes another, chosen from
+    the index; only then the target has `unreadable`, the path (evaluation must leave such samples out).
+
+    Args:
+        dataset: anything with the contract of `DetectionDataset`, a `Subset` of it, or a list of (image, target).
+        transform: optional `(image, target, generator) -> (image, target)`, see transforms.py.
+        seed: not negative.
+    """
+
+    def __init__(self, dataset: Dataset | Sequence, transform: Callable | None = None, seed: int = 0):
+        self.dataset = dataset
+        self.transform = transform
+        self.seed = seed
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, key: int | tuple[int, int]) -> tuple[Tensor, dict]:
+        """One sample.
+
+        Raises:
+            UnreadableImage: the image and all its substitutes cannot be read.
+        """
+        epoch, index = key if isinstance(key, tuple) else (0, key)
+        index = range(len(self))[index]
+        image, target = self._read(index)
+        if self.transform is not None:
+            image, target = self.transform(image, target, sample_generator(self.seed, epoch, index))
+        return image, target
+
+    def _read(self, index: int) -> tuple[Tensor, dict]:
+        candidates = [index, *self._substitutes(index)]
+        for candidate in candidates:
+            try:
+                image, target = self.dataset[candidate]
+            except UnreadableImage as error:
+                last_error = error
+                continue
+            target = {**target, "image_id": candidate}
+            if candidate != index:
+                target["unreadable"] = self.image_path(index)
+            return image, target
+        raise UnreadableImage(f"{last_error}; {len(candidates)} images in a row cannot be read") from last_error
+
+    def _substitutes(self, index: int) -> list[int]:
+        """Other indices in an order set by `index` alone."""
+        order = np.random.default_rng([index]).permutation(min(len(self), 4 * MAX_SUBSTITUTES))
+        shifted = (order + index) % len(self)
+        return [int(other) for other in shifted if other != index][:MAX_SUBSTITUTES]
+
+    @property
+    def class_names(self) -> list[str]:
+        """As of the data set."""
+        dataset = self.dataset
+        while isinstance(dataset, Subset):
+            dataset = dataset.dataset
+        return dataset.class_names
+
+    def get_height_and_width(self, index: int) -> tuple[int, int]:
+        """(height, width), from the annotations where there are any, else from the image."""
+        dataset, index = _unwrap(self.dataset, index)
+        if hasattr(dataset, "get_height_and_width"):
+            return dataset.get_height_and_width(index)
+        return tuple(dataset[index][0].shape[-2:])
+
+    def image_path(self, index: int) -> str:
+        """Path of the image for messages; "sample 7" where the data set knows no paths."""
+        dataset, index = _unwrap(self.dataset, index)
+        return dataset.image_path(index) if hasattr(dataset, "image_path") else f"sample {index}"
+
+    def ground_truth(self) -> dict:
+        """As of the data set; of a `Subset`, that of its images only, in its order."""
+        dataset, indices = self.dataset, range(len(self))
+        while isinstance(dataset, Subset):
+            indices = [dataset.indices[i] for i in indices]
+            dataset = dataset.dataset
+        truth = dataset.ground_truth()
+        return truth if dataset is self.dataset else _select_images(truth, np.asarray(indices, dtype=np.int64))
+
+
+def _unwrap(dataset: Dataset | Sequence, index: int) -> tuple[Dataset | Sequence, int]:
+    """The data set below all `Subset`s, and the index there."""
+    while isinstance(dataset, Subset):
+        dataset, index = dataset.dataset, dataset.indices[index]
+    return dataset, index
+
+
+def _select_images(truth: dict, images: np.ndarray) -> dict:
+    """Ground truth of some images in the given order, renumbered from 0."""
+    rows = [np.flatnonzero(truth["image_index"] == image) for image in images]
+    order = np.concatenate([np.empty(0, dtype=np.int64), *rows])
+    selected = dict(truth, num_images=len(images))
+    for key in ("heights", "widths", "source_image_ids"):
+        selected[key] = truth[key][images]
+    for key in ("boxes", "labels", "area", "iscrowd", "difficult"):
+        selected[key] = truth[key][order]
+    selected["image_index"] = np.repeat(np.arange(len(images)), [len(r) for r in rows])
+    return selected

@@ -1,0 +1,33 @@
+"""What every test needs: the repository root first on the path, repeatable arithmetic, sample data if it is there."""
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+os.environ.setdefault("MPLBACKEND", "Agg")
+
+
+@pytest.fixture(autouse=True)
+def fixed_seed():
+    """Every test starts from the same global random state."""
+    torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def root() -> Path:
+    """The repository root."""
+    return ROOT
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Real data and reference results to measure on; not part of the repository, so tests that need it may skip."""
+    folder = Path(os.environ.get("DETECTION_TEST_DATA", ROOT.parent / "shared" / "data"))
+    if not folder.is_dir():
+        pytest.skip(f"needs the reference data in {folder} (set DETECTION_TEST_DATA)")
+    return folder

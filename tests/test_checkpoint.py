@@ -1,0 +1,154 @@
+"""Checkpoints: round trips, damage, files of other projects, code refused, failed writes."""
+
+import argparse
+import hashlib
+import os
+import zipfile
+from collections import Counter, OrderedDict, defaultdict, deque
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from train_utils import checkpoint
+from train_utils.checkpoint import fetch_url, load_checkpoint, plain, save_checkpoint
+
+
+def state():
+    return {"model": torch.nn.BatchNorm1d(3).state_dict(), "epoch": 4, "rows": [{"stats": [0.5] * 12}]}
+
+
+def test_round_trip(tmp_path):
+    path = tmp_path / "last.pth"
+    save_checkpoint(state(), path)
+    loaded = load_checkpoint(path)
+    assert loaded["epoch"] == 4 and loaded["rows"] == state()["rows"]
+    assert torch.equal(loaded["model"]["weight"], torch.ones(3))
+    assert loaded["model"]._metadata[""]["version"] == 2  # else BatchNorm takes the file for an old one
+    assert os.listdir(tmp_path) == ["last.pth"]
+
+
+def test_plain_values_load_weights_only(tmp_path):
+    odd = {
+        "namespace": argparse.Namespace(lr=np.float32(0.5), path=Path("a/b")),
+        "stats": np.array([0.25, 1.0]),
+        "count": np.int64(3),
+        "numbers": [range(3), deque([1, 2]), (np.bool_(True), None), {np.int64(1)}],
+        "default": defaultdict(list, {1: [2]}),
+        "scheduler": {"milestones": Counter({3: 1})},
+    }
+    path = tmp_path / "odd.pth"
+    save_checkpoint(odd, path)
+    assert torch.load(path, weights_only=True) == {
+        "namespace": {"lr": 0.5, "path": str(Path("a/b"))},
+        "stats": [0.25, 1.0],
+        "count": 3,
+        "numbers": [[0, 1, 2], [1, 2], (True, None), {1}],
+        "default": {1: [2]},
+        "scheduler": {"milestones": {3: 1}},
+    }
+    assert type(plain(np.float64(1))) is float and plain({}) == {}
+    with pytest.raises(TypeError, match="Sequential"):
+        plain({"model": torch.nn.Sequential(torch.nn.Linear(1, 1))})
+
+
+def test_files_of_other_projects(tmp_path):
+    weights = OrderedDict(weight=torch.arange(3.0))
+    old_args = argparse.Namespace(lr=0.02, lr_steps=[7, 12], device="cuda")
+    for name, legacy in (("new.pth", False), ("old.pth", True)):
+        path = tmp_path / name
+        torch.save({"model": weights, "args": old_args}, path, _use_new_zipfile_serialization=not legacy)
+        assert zipfile.is_zipfile(path) is not legacy
+        loaded = load_checkpoint(path)
+        assert loaded["args"] == {"lr": 0.02, "lr_steps": [7, 12], "device": "cuda"}
+        assert torch.equal(loaded["model"]["weight"], torch.arange(3.0))
+        torch.save(weights, path, _use_new_zipfile_serialization=not legacy)  # a bare state dict
+        assert torch.equal(load_checkpoint(path)["weight"], torch.arange(3.0))
+
+
+class Payload:
+    def __reduce__(self):
+        return os.mkdir, ("was_run",)
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+def test_code_is_refused(tmp_path, monkeypatch, legacy):
+    monkeypatch.chdir(tmp_path)
+    torch.save({"model": Payload()}, "evil.pth", _use_new_zipfile_serialization=not legacy)
+    with pytest.raises(ValueError, match="evil.pth: holds a Python object .*mkdir"):
+        load_checkpoint("evil.pth")
+    assert not Path("was_run").exists()
+
+
+def test_damage_is_found(tmp_path):
+    path = tmp_path / "last.pth"
+    save_checkpoint({"model": {"weight": torch.full((1000,), 2.0)}}, path)
+    good = path.read_bytes()
+    tensor_at = good.index(torch.full((4,), 2.0).numpy().tobytes())
+    flipped = bytearray(good)
+    flipped[tensor_at + 43] ^= 0x40  # a 2 becomes a 0
+    path.write_bytes(flipped)
+    assert torch.load(path, weights_only=True)["model"]["weight"].sum() == 1998  # torch alone does not notice
+    with pytest.raises(ValueError, match="last.pth: the file is damaged"):
+        load_checkpoint(path)
+    for content in (good[: len(good) // 2], good[:10]):
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match="last.pth: the file is damaged or cut short"):
+            load_checkpoint(path)
+
+
+def test_not_a_checkpoint(tmp_path):
+    for content in (b"", b"plain text, no weights", b"\x89PNG\r\n\x1a\n" + b"0" * 100):
+        (tmp_path / "x.pth").write_bytes(content)
+        with pytest.raises(ValueError, match="x.pth: not a readable"):
+            load_checkpoint(tmp_path / "x.pth")
+    torch.save(torch.zeros(3), tmp_path / "x.pth")
+    with pytest.raises(ValueError, match="not a checkpoint but a Tensor"):
+        load_checkpoint(tmp_path / "x.pth")
+    torch.save({"model": torch.zeros(300)}, tmp_path / "x.pth", _use_new_zipfile_serialization=False)
+    (tmp_path / "x.pth").write_bytes((tmp_path / "x.pth").read_bytes()[:-200])  # an old file cut short
+    with pytest.raises(ValueError, match="cut short"):
+        load_checkpoint(tmp_path / "x.pth")
+    with pytest.raises(FileNotFoundError, match="nowhere.pth"):
+        load_checkpoint(tmp_path / "nowhere.pth")
+    with pytest.raises(FileNotFoundError):
+        load_checkpoint(tmp_path)
+
+
+@pytest.mark.parametrize("failure", ["write", "replace", "verify"])
+def test_failed_write_keeps_the_old_file(tmp_path, monkeypatch, failure):
+    path = tmp_path / "last.pth"
+    save_checkpoint(state(), path)
+    before = path.read_bytes()
+
+    def full_disk(*args, **kwargs):
+        raise RuntimeError("PytorchStreamWriter failed writing file")
+
+    def cut_short(value, file):
+        file.write(b"PK\x03\x04 half a file")
+
+    if failure == "write":
+        monkeypatch.setattr(checkpoint.torch, "save", full_disk)
+    elif failure == "verify":
+        monkeypatch.setattr(checkpoint.torch, "save", cut_short)
+    else:
+        monkeypatch.setattr(checkpoint.os, "replace", full_disk)
+    with pytest.raises(OSError, match="last.pth: not written"):
+        save_checkpoint({"epoch": 5}, path)
+    assert path.read_bytes() == before and os.listdir(tmp_path) == ["last.pth"]
+
+
+def test_fetch_url(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
+    source = tmp_path / "net.pth"
+    torch.save({"weight": torch.ones(2)}, source)
+    digest = hashlib.sha256(source.read_bytes()).hexdigest()[:8]
+    good, wrong = tmp_path / f"net-{digest}.pth", tmp_path / "net-00000000.pth"
+    for copy in (good, wrong):
+        copy.write_bytes(source.read_bytes())
+    assert torch.equal(fetch_url(good.as_uri(), "use --weights")["weight"], torch.ones(2))
+    with pytest.raises(ValueError, match="net-00000000.pth is damaged .*use --weights"):
+        fetch_url(wrong.as_uri(), "use --weights")
+    with pytest.raises(ValueError, match="cannot fetch none-12345678.pth .* by hand, then use --weights"):
+        fetch_url((tmp_path / "none-12345678.pth").as_uri(), "use --weights")

@@ -1,0 +1,98 @@
+"""Drawing: pixels where they belong, any image size, empty cases."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from train_utils import draw
+from train_utils.draw import class_colour, draw_boxes, draw_validation, prediction_grid, to_picture
+
+
+def pixels(picture):
+    return np.asarray(picture).astype(int)
+
+
+def test_a_box_is_drawn_at_its_place_in_the_colour_of_its_class():
+    image = torch.zeros(3, 200, 300, dtype=torch.uint8)
+    drawn = draw_boxes(image, torch.tensor([[50.0, 80, 150, 180]]), torch.tensor([2]), class_names=["cat", "dog"])
+    found = pixels(drawn)
+    assert drawn.size == (300, 200) and image.sum() == 0  # the image itself is unchanged
+    for x, y in ((50, 130), (150, 130), (100, 180), (100, 80)):
+        assert tuple(found[y, x]) == class_colour(2)
+    assert tuple(found[130, 100]) == (0, 0, 0) and found[:50].sum() == 0 and found[:, 200:].sum() == 0
+    assert found[60:79, 50:70].sum() > 0  # the name stands above the box
+
+
+def test_scores_order_and_threshold():
+    image = torch.zeros(3, 100, 100, dtype=torch.uint8)
+    boxes = torch.tensor([[20.0, 40, 80, 90], [20.0, 40, 80, 90]])
+    drawn = draw_boxes(image, boxes, torch.tensor([1, 2]), torch.tensor([0.9, 0.4]))
+    assert tuple(pixels(drawn)[60, 20]) == class_colour(1)  # the better one is on top
+    drawn = draw_boxes(image, boxes, torch.tensor([1, 2]), torch.tensor([0.3, 0.4]), score_threshold=0.35)
+    assert tuple(pixels(drawn)[60, 20]) == class_colour(2)
+    assert pixels(draw_boxes(image, boxes, torch.tensor([1, 2]), torch.zeros(2), score_threshold=0.5)).sum() == 0
+
+
+@pytest.mark.parametrize("height, width", [(1, 1), (8, 300), (3000, 20), (1200, 1600)])
+def test_any_size_and_boxes_outside(height, width):
+    image = torch.full((3, height, width), 128, dtype=torch.uint8)
+    boxes = torch.tensor([[-50.0, -50, 5000, 5000], [5000.0, 5000, 6000, 6000], [3.0, 3, 1, 1]])
+    labels, names = torch.tensor([1, 7, 200]), ["a very long name of a class", "Größe"]
+    drawn = draw_boxes(image, boxes, labels, torch.tensor([0.5, 0.25, 1.0]), names)
+    assert drawn.size == (width, height)
+
+
+def test_images_of_other_kinds():
+    grey = to_picture(torch.full((3, 4, 5), 0.5))
+    assert grey.size == (5, 4) and grey.getpixel((0, 0)) == (128, 128, 128)
+    source = Image.new("L", (5, 4), 7)
+    assert to_picture(source).getpixel((0, 0)) == (7, 7, 7)
+    empty = draw_boxes(source, torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64), torch.zeros(0))
+    assert pixels(empty).sum() == 4 * 5 * 21
+
+
+def test_colours_differ():
+    colours = np.array([class_colour(label) for label in range(1, 21)])
+    distance = np.abs(colours[:, None] - colours[None]).sum(axis=2) + 1000 * np.eye(20)
+    assert distance.min() > 20 and class_colour(5) == class_colour(5)
+
+
+def test_prediction_grid(tmp_path):
+    def sample(height, width, count):
+        boxes = torch.tensor([[2.0, 2, width / 2, height / 2]]).repeat(count, 1)
+        found = {"boxes": boxes, "labels": torch.ones(count, dtype=torch.int64), "scores": torch.full((count,), 0.9)}
+        return {
+            "image": torch.zeros(3, height, width, dtype=torch.uint8),
+            "target": {"boxes": boxes, "labels": found["labels"]},
+            "detections": found,
+        }
+
+    prediction_grid([], ["a"], tmp_path / "none.png")
+    assert not (tmp_path / "none.png").exists()
+    prediction_grid([sample(300, 40, 0)], ["a"], tmp_path / "one.png")
+    assert Image.open(tmp_path / "one.png").width > 150
+    prediction_grid([sample(60, 80, 1), sample(400, 300, 2), sample(90, 90, 0)] * 2, ["a"], tmp_path / "six.png")
+    six = Image.open(tmp_path / "six.png")
+    assert 900 <= six.width <= 1300 and six.height > 4 * 225
+    assert (pixels(six) == class_colour(1)).all(axis=2).sum() > 1000
+
+
+def test_draw_validation_takes_what_belongs_to_each_image(tmp_path, monkeypatch):
+    grids = []
+    monkeypatch.setattr(draw, "prediction_grid", lambda *a: grids.append(a))
+    dataset = [(torch.full((3, 20, 20), k, dtype=torch.uint8), {"image_id": k}) for k in range(20)]
+    dataset[5] = (dataset[6][0], {"image_id": 5, "unreadable": "five.jpg"})
+    boxes = np.arange(12.0).reshape(3, 4)
+    truth = {"image_index": np.array([10, 0, 10]), "boxes": boxes, "labels": np.array([1, 2, 3]), "class_names": ["a"]}
+    found = {"image_index": np.array([15]), "boxes": boxes[:1], "labels": np.array([2]), "scores": np.array([0.75])}
+    draw_validation(dataset, truth, found, tmp_path / "p.png", count=4)
+    ((samples, names, path, threshold),) = grids
+    assert [int(sample["image"][0, 0, 0]) for sample in samples] == [0, 10, 15]
+    assert [sample["target"]["labels"].tolist() for sample in samples] == [[2], [1, 3], []]
+    assert [sample["detections"]["scores"].tolist() for sample in samples] == [[], [], [0.75]]
+    assert (names, path, threshold) == (["a"], tmp_path / "p.png", 0.5)
+    draw_validation(dataset[:2], truth, found, tmp_path / "p.png")
+    assert len(grids[1][0]) == 2
+    draw_validation([], truth, found, tmp_path / "p.png")
+    assert grids[2][0] == []

@@ -1,0 +1,149 @@
+"""Every flag of the course repository's and torchvision's scripts resolves to ours."""
+
+import pytest
+
+import train_fasterrcnn
+from train_utils.errors import InputError
+from train_utils.legacy_flags import FASTER_RCNN, modernise, split_flags
+
+DEFAULTS = vars(train_fasterrcnn.parse_args(["--data-path", "x", "--dataset", "voc"]))
+
+
+def resolved(command: str) -> dict:
+    """The arguments that differ from the defaults, for a command line on VOC data."""
+    words = [word.strip("'") for word in command.split()]
+    if "--dataset" not in words:
+        words += ["--dataset", "voc"]
+    args = vars(train_fasterrcnn.parse_args(words))
+    return {k: v for k, v in args.items() if v != DEFAULTS[k] and k not in ("notes", "dataset")}
+
+
+# One row per flag and value of the tables of the course repository's Faster R-CNN and COCO scripts.
+COURSE = [
+    ("--device cuda:0", {"device": "cuda:0"}),
+    ("--data-path ./", {"data_path": "./"}),
+    ("--num-classes 20", {"num_classes": 20}),
+    ("--num_classes 20", {"num_classes": 20}),
+    ("--output-dir ./save_weights", {"output_dir": "./save_weights"}),
+    ("--resume ''", {}),
+    ("--resume save_weights/model-3.pth", {"resume": "save_weights/model-3.pth"}),
+    ("--start_epoch 2", {"start_epoch": 2}),
+    ("--epochs 15", {"epochs": 15}),
+    ("--lr 0.01", {"lr": 0.01}),
+    ("--momentum 0.8", {"momentum": 0.8}),
+    ("--wd 5e-4", {"weight_decay": 5e-4}),
+    ("--weight-decay 5e-4", {"weight_decay": 5e-4}),
+    ("--batch_size 8", {"batch_size": 8}),
+    ("--batch-size 8", {"batch_size": 8}),
+    ("-b 8", {"batch_size": 8}),
+    ("-b8", {"batch_size": 8}),
+    ("-j 7", {"workers": 7}),
+    ("--workers 7", {"workers": 7}),
+    ("--aspect-ratio-group-factor 2", {"aspect_ratio_group_factor": 2}),
+    ("--aspect-ratio-group-factor -1", {"aspect_ratio_group_factor": -1}),
+    ("--aspect-ratio-group-factor=-1", {"aspect_ratio_group_factor": -1}),
+    ("--amp False", {}),
+    ("--amp True", {"amp": "auto"}),
+    ("--amp", {"amp": "auto"}),
+    ("--lr-step-size 5", {"lr_step_size": 5}),
+    ("--lr-steps 7 12", {"lr_steps": [7, 12]}),
+    ("--lr-gamma 0.33", {"lr_gamma": 0.33}),
+    ("--print-freq 20", {"print_freq": 20}),
+    ("--test-only", {"test_only": True}),
+    ("--world-size 4", {}),
+    ("--dist-url tcp://127.0.0.1:1234", {"dist_url": "tcp://127.0.0.1:1234"}),
+    ("--sync-bn False", {}),
+    ("--sync-bn True", {"sync_bn": True}),
+    ("--weights-path ./save_weights/model.pth", {"weights": "./save_weights/model.pth", "test_only": True}),
+]
+
+TORCHVISION = [
+    ("--data-path /datasets01/COCO", {"data_path": "/datasets01/COCO"}),
+    ("--dataset coco", {}),
+    ("--model fasterrcnn_resnet50_fpn", {}),
+    ("--model fasterrcnn_resnet50_fpn_v2", {"backbone": "resnet50_fpn_v2"}),
+    ("--model fasterrcnn_mobilenet_v3_large_fpn", {"backbone": "mobilenet_v3_large_fpn"}),
+    ("--model fasterrcnn_mobilenet_v3_large_320_fpn", {"backbone": "mobilenet_v3_large_320_fpn"}),
+    ("--device cpu", {"device": "cpu"}),
+    ("-b 2", {"batch_size": 2}),
+    ("--epochs 30", {"epochs": 30}),
+    ("-j 3", {"workers": 3}),
+    ("--opt sgd", {}),
+    ("--opt adamw", {"opt": "adamw"}),
+    ("--opt sgd_nesterov", {"opt": "sgd_nesterov"}),
+    ("--lr 0.02", {"lr": 0.02}),
+    ("--momentum 0.95", {"momentum": 0.95}),
+    ("--norm-weight-decay 0", {"norm_weight_decay": 0.0}),
+    ("--lr-scheduler multisteplr", {}),
+    ("--lr-scheduler cosineannealinglr", {"lr_scheduler": "cosine"}),
+    ("--lr-step-size 5", {"lr_step_size": 5}),
+    ("--lr-steps 10 20", {"lr_steps": [10, 20]}),
+    ("--lr-gamma 0.2", {"lr_gamma": 0.2}),
+    ("--print-freq 10", {"print_freq": 10}),
+    ("--output-dir out", {"output_dir": "out"}),
+    ("--resume model_3.pth", {"resume": "model_3.pth"}),
+    ("--start_epoch 1", {"start_epoch": 1}),
+    ("--aspect-ratio-group-factor 0", {"aspect_ratio_group_factor": 0}),
+    ("--rpn-score-thresh 0.1", {"rpn_score_thresh": 0.1}),
+    ("--trainable-backbone-layers 2", {"trainable_backbone_layers": 2}),
+    ("--data-augmentation hflip", {}),
+    ("--data-augmentation multiscale", {"min_size": list(range(480, 801, 32))}),
+    ("--sync-bn", {"sync_bn": True}),
+    ("--test-only", {"test_only": True}),
+    ("--use-deterministic-algorithms", {"deterministic": True}),
+    ("--world-size 8", {}),
+    ("--dist-url env://", {}),
+    ("--weights FasterRCNN_ResNet50_FPN_Weights.COCO_V1", {"weights": "FasterRCNN_ResNet50_FPN_Weights.COCO_V1"}),
+    ("--weights-backbone ResNet50_Weights.IMAGENET1K_V1", {"weights_backbone": "ResNet50_Weights.IMAGENET1K_V1"}),
+    ("--amp", {"amp": "auto"}),
+    ("--backend tensor", {}),
+    ("--use-v2", {}),
+    ("--pretrained", {"weights": "DEFAULT"}),
+]
+
+
+@pytest.mark.parametrize(("command", "expected"), COURSE + TORCHVISION)
+def test_flag_resolves(command, expected):
+    found = resolved(command)
+    found.pop("data_path", None) if "data_path" not in expected else None
+    assert found == expected
+
+
+@pytest.mark.parametrize(
+    ("command", "remedy"),
+    [
+        ("--use-copypaste", "masks"),
+        ("--data-augmentation lsj", "--photometric"),
+        ("--model maskrcnn_resnet50_fpn", "--backbone"),
+    ],
+)
+def test_flags_without_meaning_say_what_to_do(command, remedy):
+    with pytest.raises(InputError, match=remedy):
+        resolved(command)
+
+
+def test_the_multi_process_command_of_the_course():
+    command = (
+        "--data-path ./ --device cuda --num-classes 20 -b 4 --start_epoch 0 --epochs 20 -j 4 --lr 0.02 --momentum 0.9 "
+        "--wd 1e-4 --lr-step-size 8 --lr-steps 7 12 --lr-gamma 0.1 --print-freq 20 --output-dir ./multi_train "
+        "--resume '' --aspect-ratio-group-factor 3 --world-size 4 --dist-url env:// --sync-bn False --amp False"
+    )
+    expected = {"data_path": "./", "device": "cuda", "num_classes": 20, "epochs": 20, "lr": 0.02, "lr_steps": [7, 12],
+                "print_freq": 20, "output_dir": "./multi_train"}
+    found = resolved(command)
+    found.pop("workers", None)  # the default depends on the machine
+    assert found == expected
+
+
+def test_one_line_for_each_change():
+    parser = train_fasterrcnn.get_args_parser()
+    words, notes = modernise(["--amp", "False", "--lr", "0.1", "--world-size", "2"], FASTER_RCNN, parser)
+    assert words == ["--amp", "off", "--lr", "0.1"]
+    assert notes == ["--amp False -> --amp off", "--world-size 2 -> dropped, not needed here"]
+
+
+def test_split_flags():
+    known = {"--lr", "--lr-steps", "-b"}
+    assert split_flags(["--lr_steps", "7", "12", "-b", "4", "--lr=-1", "--new", "x"], known) == [
+        ("--lr-steps", ["7", "12"]), ("-b", ["4"]), ("--lr", ["-1"]), ("--new", ["x"])]
+    assert split_flags([], known) == []

@@ -1,0 +1,265 @@
+import pickle
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from datasets import InputError, UnreadableImage, VOCDataSet, summarise_faults
+
+OBJECT = ("<object><name>{0}</name>"
+          "<bndbox><xmin>{1}</xmin><ymin>{2}</ymin><xmax>{3}</xmax><ymax>{4}</ymax></bndbox>{5}</object>")
+SIZE = "<size><width>40</width><height>30</height><depth>3</depth></size>"
+
+
+def _object(name="cat", box=(1, 2, 11, 22), extra=""):
+    return OBJECT.format(name, *box, extra)
+
+
+def _write(folder, stem, *objects, size=SIZE, head="", suffix=".png", shape=(30, 40), filename=None):
+    (folder / "Annotations").mkdir(parents=True, exist_ok=True)
+    (folder / "JPEGImages").mkdir(exist_ok=True)
+    name = f"<filename>{filename or stem + suffix}</filename>"
+    (folder / "Annotations" / f"{stem}.xml").write_text(
+        f"{head}<annotation>{name}{size}{''.join(objects)}</annotation>", encoding="utf-8")
+    Image.fromarray(np.full((*shape, 3), 90, dtype=np.uint8)).save(folder / "JPEGImages" / f"{stem}{suffix}")
+
+
+def _split(folder, name, *stems, place="ImageSets/Main"):
+    (folder / place).mkdir(parents=True, exist_ok=True)
+    (folder / place / f"{name}.txt").write_text("\n".join(stems))
+
+
+@pytest.fixture
+def voc(tmp_path):
+    """A bare folder: train a, b; val c. Image b has no object."""
+    _write(tmp_path, "a", _object(), _object("dog", (0.5, 0, 40, 30), "<difficult>1</difficult>"), suffix=".JPG")
+    _write(tmp_path, "b")
+    _write(tmp_path, "c", _object("bird"), suffix=".bmp")
+    _split(tmp_path, "train", "a", "b")
+    _split(tmp_path, "val", "c")
+    return tmp_path
+
+
+def test_samples(voc):
+    dataset = VOCDataSet(voc)
+    assert len(dataset) == 2 and dataset.class_names == ["bird", "cat", "dog"] and dataset.faults == []
+    image, target = dataset[0]
+    assert image.shape == (3, 30, 40) and image.dtype == torch.uint8
+    assert target["boxes"].tolist() == [[1, 2, 11, 22], [0.5, 0, 40, 30]] and target["boxes"].dtype == torch.float32
+    assert target["labels"].tolist() == [2, 3] and target["labels"].dtype == torch.int64
+    assert target["area"].tolist() == [200, 39.5 * 30] and target["area"].dtype == torch.float32
+    assert target["iscrowd"].tolist() == [0, 0] and target["difficult"].tolist() == [0, 1]
+    assert target["image_id"] == 0
+    assert dataset.get_height_and_width(1) == (30, 40) and dataset.image_path(1).endswith("b.png")
+    assert len([item for item in dataset]) == 2
+
+
+def test_image_without_objects(voc):
+    target = VOCDataSet(voc)[1][1]
+    assert target["boxes"].shape == (0, 4) and target["labels"].shape == (0,) and target["difficult"].shape == (0,)
+    dataset = VOCDataSet(voc, drop_empty=True)
+    assert len(dataset) == 1 and dataset.image_path(0).endswith("a.JPG") and dataset.ground_truth()["num_images"] == 1
+    _write(voc, "b", _object(extra="<difficult>1</difficult>"), _object("dog", extra="<difficult>1</difficult>"))
+    _split(voc, "both", "b", "a")
+    dataset = VOCDataSet(voc, txt_name="both", drop_empty=True, skip_difficult=True)
+    assert len(dataset) == 1 and dataset[0][1]["labels"].tolist() == [2]
+    _write(voc, "b")
+    _split(voc, "none", "b")
+    with pytest.raises(InputError, match="no image is left"):
+        VOCDataSet(voc, txt_name="none", drop_empty=True)
+
+
+def test_ground_truth_needs_no_image(voc):
+    shutil.rmtree(voc / "JPEGImages")
+    (voc / "JPEGImages").mkdir()
+    for name in ("a.jpg", "b.jpg"):
+        (voc / "JPEGImages" / name).touch()
+    dataset = VOCDataSet(voc, skip_difficult=True)
+    truth = dataset.ground_truth()
+    assert truth["boxes"].tolist() == [[1, 2, 11, 22], [0.5, 0, 40, 30]] and truth["boxes"].dtype == np.float64
+    assert truth["difficult"].tolist() == [False, True] and truth["iscrowd"].tolist() == [False, False]
+    assert truth["image_index"].tolist() == [0, 0] and truth["labels"].tolist() == [2, 3]
+    assert truth["source_image_ids"].tolist() == [1, 2] and truth["category_ids"].tolist() == [1, 2, 3]
+    assert truth["heights"].tolist() == [30, 30] and truth["widths"].tolist() == [40, 40]
+    assert dataset.coco_index(0)[1]["labels"].tolist() == [2]  # the difficult one is not trained on
+    with pytest.raises(UnreadableImage, match=r"a\.jpg"):
+        dataset[0]
+
+
+def test_train_and_val_agree_and_split_names(voc):
+    assert VOCDataSet(voc, txt_name="val").class_names == VOCDataSet(voc, train_set="train.txt").class_names
+    _split(voc, "cat_train", "a  1", "b -1", "b -1")
+    assert len(VOCDataSet(voc, txt_name="cat_train.txt")) == 2
+    _split(voc, "other", "c", place="ImageSets")
+    assert len(VOCDataSet(voc, txt_name="other")) == 1
+
+
+@pytest.mark.parametrize("below", ["", "VOC2012", "VOCdevkit/VOC2012"])
+def test_all_roots(voc, tmp_path_factory, below):
+    root = tmp_path_factory.mktemp("root")
+    shutil.copytree(voc, root / below, dirs_exist_ok=True)
+    folder = root
+    for part in ["", *below.split("/")]:
+        folder = folder / part
+        assert len(VOCDataSet(folder)) == 2
+    assert len(VOCDataSet(root, year="2007")) == 2  # no choice, so the year does not matter
+
+
+def test_years(voc, tmp_path_factory):
+    root = tmp_path_factory.mktemp("root")
+    for year in ("2007", "2012"):
+        shutil.copytree(voc, root / "VOCdevkit" / f"VOC{year}")
+    assert "VOC2007" in VOCDataSet(root, "2007").image_path(0)
+    with pytest.raises(FileNotFoundError, match="no VOC year 2010; found are the years 2007, 2012"):
+        VOCDataSet(root, "2010")
+
+
+def test_wrong_path_shows_the_tree(voc):
+    with pytest.raises(FileNotFoundError, match=r"(?s)does not exist.*Annotations/\*\.xml.*ImageSets/Main"):
+        VOCDataSet(voc / "nothing")
+    with pytest.raises(FileNotFoundError, match=r"is not a VOC data set"):
+        VOCDataSet(voc / "JPEGImages")
+    with pytest.raises(FileNotFoundError, match=r"test\.txt does not exist; splits found: train, val"):
+        VOCDataSet(voc, txt_name="test")
+    _split(voc, "blank", "")
+    with pytest.raises(InputError, match=r"blank\.txt lists no image"):
+        VOCDataSet(voc, txt_name="blank")
+
+
+def _broken(voc, content):
+    (voc / "Annotations" / "a.xml").write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(InputError) as caught:
+        VOCDataSet(voc, class_names=["cat", "dog", "bird"])
+    assert "a.xml" in str(caught.value) and "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_annotations_that_stop(voc):
+    assert "line 3: the XML does not parse" in _broken(voc, "<annotation>\n<object>\n</annotation>")
+    assert "does not parse" in _broken(voc, b"")
+    assert "root element is <html>" in _broken(voc, "<html/>")
+    assert 'object 2: unknown class "Cat"; did you mean "cat"?' in _broken(
+        voc, f"<annotation>{SIZE}{_object()}{_object('Cat')}</annotation>")
+    assert "object 1: the object has no <name>" in _broken(voc, f"<annotation>{SIZE}{_object('')}</annotation>")
+    doctype = '<!DOCTYPE a [<!ENTITY n "cat">]>'
+    assert "DOCTYPE" in _broken(voc, f"{doctype}<annotation>{SIZE}{_object('&n;')}</annotation>")
+    (voc / "Annotations" / "a.xml").unlink()
+    with pytest.raises(InputError, match=r"a\.xml: cannot open this annotation"):
+        VOCDataSet(voc)
+
+
+def test_missing_image_and_path_traversal(voc):
+    (voc / "JPEGImages" / "a.JPG").unlink()
+    with pytest.raises(InputError, match=r"there is no image .*a \(\.jpg, \.jpeg, \.png"):
+        VOCDataSet(voc)
+    _split(voc, "evil", "../../a")
+    with pytest.raises(InputError, match=r"evil\.txt, line 1: .* leads out of the data set"):
+        VOCDataSet(voc, txt_name="evil")
+
+
+def test_bad_boxes_are_dropped_and_named(voc):
+    _write(voc, "b", _object(box=(5, 5, 5, 5)), _object(box=(1, 1, "nan", 5)), _object(box=(9, 9, 99, 20)))
+    dataset = VOCDataSet(voc)
+    assert dataset[1][1]["boxes"].tolist() == [[9, 9, 40, 20]]
+    assert dataset.ground_truth()["boxes"][-1].tolist() == [9, 9, 40, 20]
+    assert summarise_faults(dataset.faults) == [
+        "objects dropped: 1 x coordinate that is not a number (b.xml object 2)",
+        "objects dropped: 1 x box of zero size (b.xml object 1)",
+        "fixed: 1 x box clipped to the image (b.xml object 3)"]
+
+
+def test_tags_are_read_by_name_and_from_direct_children(voc):
+    part = "<part><name>head</name><bndbox><xmin>1</xmin><ymin>1</ymin><xmax>2</xmax><ymax>2</ymax></bndbox></part>"
+    box = "<bndbox><ymax>9</ymax><xmin>1</xmin><xmax>7.5</xmax><ymin>3</ymin></bndbox>"
+    _write(voc, "a", f"<object>{part}<name> cat </name><difficult>Unspecified</difficult>{box}</object>",
+           "<object><name>cat</name><!-- no box --></object>")
+    dataset = VOCDataSet(voc)
+    assert dataset.class_names == ["bird", "cat"]
+    assert dataset.coco_index(0)[1]["boxes"].tolist() == [[1, 3, 7.5, 9]]
+    assert [f.kind for f in dataset.faults] == ["object without box"]
+
+
+def test_declared_encoding(voc):
+    text = f"<?xml version='1.0' encoding='GBK'?><annotation>{SIZE}{_object('猫')}</annotation>"
+    (voc / "Annotations" / "a.xml").write_bytes(text.encode("gbk"))
+    assert VOCDataSet(voc).class_names == ["bird", "猫"]
+
+
+def test_size_from_the_image_and_wrong_filename(voc):
+    _write(voc, "a", _object(), size="<size><width>0</width></size>", filename="zzz.jpg", suffix=".JPG")
+    dataset = VOCDataSet(voc)
+    assert dataset.get_height_and_width(0) == (30, 40)
+    assert [f.kind for f in dataset.faults] == ["no image size, taken from the image",
+                                                "<filename> of another file, ignored"]
+    (voc / "JPEGImages" / "a.JPG").write_bytes(b"broken")
+    dataset = VOCDataSet(voc)
+    assert len(dataset) == 1 and dataset.faults[0].action == "drop image"
+
+
+def test_image_of_another_size_than_annotated(voc):
+    _write(voc, "a", _object(), shape=(25, 50), suffix=".JPG")
+    with pytest.warns(UserWarning, match="50x25 pixels, its annotation says 40x30"):
+        assert VOCDataSet(voc)[0][0].shape == (3, 25, 50)
+    _write(voc, "a", _object(box=(1, 1, 30, 29)), shape=(25, 50), suffix=".JPG")
+    with pytest.raises(UnreadableImage, match="boxes lie outside"):
+        VOCDataSet(voc)[0]
+
+
+def test_explicit_classes_and_old_transforms(voc, tmp_path):
+    (tmp_path / "classes.txt").write_text("dog\nbird\ncat\n")
+    dataset = VOCDataSet(voc, "2012", lambda image, target: (image[:, :5], {**target, "seen": 1}), "train.txt",
+                         class_names=tmp_path / "classes.txt")
+    image, target = dataset[0]
+    assert target["labels"].tolist() == [3, 1] and image.shape == (3, 5, 40) and target["seen"] == 1
+
+
+def test_voc_names_keep_their_order(voc):
+    _write(voc, "a", _object("person"), _object("aeroplane"), suffix=".JPG")
+    _write(voc, "c", _object("car"), suffix=".bmp")
+    assert VOCDataSet(voc).class_names == ["aeroplane", "car", "person"]
+
+
+def test_no_objects_anywhere(voc):
+    _write(voc, "a", suffix=".JPG")
+    _write(voc, "c", suffix=".bmp")
+    with pytest.raises(InputError, match="no classes to learn"):
+        VOCDataSet(voc)
+    assert len(VOCDataSet(voc, class_names=["cat"])) == 2
+
+
+def test_pickle(voc):
+    dataset = pickle.loads(pickle.dumps(VOCDataSet(voc)))
+    assert torch.equal(dataset[0][1]["boxes"], VOCDataSet(voc)[0][1]["boxes"])
+    assert dataset.image_path(1).endswith("b.png")
+
+
+def test_blood_cells(shared_data):
+    sets = {split: VOCDataSet(shared_data / "bccd" / "BCCD", txt_name=split) for split in ("train", "val", "test")}
+    assert [len(dataset) for dataset in sets.values()] == [205, 87, 72]
+    assert sum(len(dataset.table.labels) for dataset in sets.values()) == 4888 - 2
+    assert all(dataset.class_names == ["Platelets", "RBC", "WBC"] for dataset in sets.values())
+    dropped = [(fault.file.split("/")[-1], fault.kind) for dataset in sets.values() for fault in dataset.faults]
+    assert dropped == [("BloodImage_00343.xml", "box of zero size"), ("BloodImage_00338.xml", "box of zero size")]
+    assert sets["train"][0][0].shape == (3, 480, 640)
+
+
+def test_voc_and_coco_read_the_same_boxes(shared_data, tmp_path):
+    from datasets import CocoDetection
+    source = shared_data / "voc100_multiformat"
+    (tmp_path / "Annotations").symlink_to(source / "gts" / "pascalvoc_format")
+    (tmp_path / "JPEGImages").symlink_to(source / "images")
+    _split(tmp_path, "all", *sorted(path.stem for path in (source / "images").iterdir()))
+    voc = VOCDataSet(tmp_path, txt_name="all")
+    coco = CocoDetection(None, json_path=source / "gts" / "coco_format_v1" / "instances_default.json",
+                         image_dir=source / "images", class_names=voc.class_names)
+    assert len(voc) == len(coco) == 100 and len(voc.class_names) == 20 and voc.class_names[14] == "person"
+
+    def rows(dataset):
+        truth = dataset.ground_truth()
+        names = [dataset.image_path(i).split("/")[-1] for i in truth["image_index"]]
+        return sorted(zip(names, truth["labels"].tolist(), truth["boxes"].tolist(), truth["area"].tolist()))
+
+    assert len(rows(voc)) == 273 and rows(voc) == rows(coco)
+    assert voc.ground_truth()["difficult"].sum() == 38 and voc.faults == coco.faults == []

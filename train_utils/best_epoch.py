@@ -1,0 +1,22 @@
+"""Which epoch was the best, read from the result rows alone, so that a resumed run agrees with an uninterrupted one."""
+
+from collections.abc import Sequence
+
+METRICS = {"AP": 0, "AP50": 1, "AP75": 2}  # name -> place among the 12 COCO numbers
+
+
+def scores(rows: Sequence[dict], metric: str) -> list[tuple[int, float]]:
+    """(epoch, value) of every row that was evaluated."""
+    return [(row["epoch"], row["stats"][METRICS[metric]]) for row in rows if row.get("stats")]
+
+
+def best_epoch(rows: Sequence[dict], metric: str) -> int | None:
+    """Epoch of the highest value, the first of equals; None before any evaluation."""
+    evaluated = scores(rows, metric)
+    return max(evaluated, key=lambda pair: pair[1])[0] if evaluated else None
+
+
+def evaluations_since_best(rows: Sequence[dict], metric: str) -> int:
+    """Number of evaluations after the best one."""
+    epochs = [epoch for epoch, _ in scores(rows, metric)]
+    return len(epochs) - 1 - epochs.index(best_epoch(rows, metric)) if epochs else 0

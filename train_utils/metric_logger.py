@@ -1,0 +1,149 @@
+"""Running numbers of a loop over batches, shown as a progress bar on a terminal and as plain lines in a log."""
+
+import datetime
+import statistics
+import sys
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from train_utils.distributed_utils import is_main_process
+
+LOSS_FORMAT = "{median:.4f} ({global_avg:.4f})"
+FORMATS = {"lr": "{value:.6f}"}
+
+
+class SmoothedValue:
+    """A series of numbers: its last ones and its mean over everything.
+
+    Args:
+        window: how many of the last values `median` sees.
+        fmt: how `str()` shows it; may name value, median, global_avg.
+    """
+
+    def __init__(self, window: int = 20, fmt: str = LOSS_FORMAT):
+        self.recent: deque[float] = deque(maxlen=window)
+        self.total = 0.0
+        self.count = 0
+        self.fmt = fmt
+
+    def update(self, value: float, n: int = 1) -> None:
+        """Add a value that stands for `n` equal ones."""
+        self.recent.append(value)
+        self.total += value * n
+        self.count += n
+
+    @property
+    def global_avg(self) -> float:
+        """Mean of all values, 0 before the first."""
+        return self.total / max(1, self.count)
+
+    @property
+    def median(self) -> float:
+        """Median of the last values; the mean of all where none is at hand, as after `load_state_dict`."""
+        return statistics.median(self.recent) if self.recent else self.global_avg
+
+    @property
+    def value(self) -> float:
+        """The last value."""
+        return self.recent[-1] if self.recent else self.global_avg
+
+    def __str__(self) -> str:
+        return self.fmt.format(value=self.value, median=self.median, global_avg=self.global_avg)
+
+
+class MetricLogger:
+    """Named `SmoothedValue`s and the loop that shows them.
+
+        for images, targets in logger.log_every(loader, 50, f"Epoch: [{epoch}]"):
+            ...
+            logger.update(lr=lr, loss=loss)
+
+    Args:
+        enabled: whether anything is shown, the loop runs anyway; default: on the first process of a group.
+        bar: a progress bar instead of lines; default: if standard error is a terminal.
+    """
+
+    def __init__(self, enabled: bool | None = None, bar: bool | None = None):
+        self.meters: dict[str, SmoothedValue] = {}
+        self.enabled = is_main_process() if enabled is None else enabled
+        self.bar = sys.stderr.isatty() if bar is None else bar
+
+    def update(self, n: int = 1, **values: float) -> None:
+        """Add Python floats by name, each standing for `n` iterations."""
+        for name, value in values.items():
+            if name not in self.meters:
+                self.meters[name] = SmoothedValue(fmt=FORMATS.get(name, LOSS_FORMAT))
+            self.meters[name].update(float(value), n)
+
+    def means(self) -> dict[str, float]:
+        """The mean of each over everything."""
+        return {name: meter.global_avg for name, meter in self.meters.items()}
+
+    def state_dict(self) -> dict:
+        """Sums and counts, for a checkpoint in the middle of an epoch."""
+        return {name: {"total": meter.total, "count": meter.count} for name, meter in self.meters.items()}
+
+    def load_state_dict(self, state: dict) -> None:
+        """Go on from `state_dict()`."""
+        for name, sums in state.items():
+            meter = self.meters.setdefault(name, SmoothedValue(fmt=FORMATS.get(name, LOSS_FORMAT)))
+            meter.total, meter.count = sums["total"], sums["count"]
+
+    def __str__(self) -> str:
+        names = sorted(self.meters, key=lambda name: {"lr": 0, "loss": 1}.get(name, 2))  # the rest as it came
+        return "  ".join(f"{name}: {self.meters[name]}" for name in names)
+
+    def log_every(
+        self, loader: Iterable, print_freq: int, header: str = "", start: int = 0, total: int | None = None
+    ) -> Iterator[Any]:
+        """Yield the batches of `loader`; show progress every `print_freq` batches and at the last one.
+
+        Args:
+            header: how a line begins, e.g. "Epoch: [3]".
+            start: number of the first batch, where an epoch is continued.
+            total: batches of the whole epoch; default: `start + len(loader)`.
+        """
+        total = start + len(loader) if total is None else total
+        display = tqdm(total=total, initial=start, desc=header, disable=not (self.enabled and self.bar))
+        began = end = time.perf_counter()
+        step_time, data_time = SmoothedValue(fmt="{median:.4f}"), SmoothedValue(fmt="{median:.4f}")
+        number = start - 1
+        try:
+            for number, batch in enumerate(loader, start):
+                data_time.update(time.perf_counter() - end)
+                yield batch
+                step_time.update(time.perf_counter() - end)
+                end = time.perf_counter()
+                last = number == total - 1
+                display.set_postfix_str(f"{self}{_memory()}", refresh=last)
+                display.update()
+                if self.enabled and not self.bar and (number % print_freq == 0 or last):
+                    eta = datetime.timedelta(seconds=int(step_time.global_avg * (total - 1 - number)))
+                    counter = f"[{number:>{len(str(total))}}/{total}]"
+                    times = f"time: {step_time}  data: {data_time}"
+                    parts = [header, counter, f"eta: {eta}", str(self), times]
+                    print("  ".join(part for part in parts if part) + _memory(), flush=True)
+        finally:
+            display.close()
+        self._sum_up(header, time.perf_counter() - began, number + 1 - start)
+
+    def _sum_up(self, header: str, seconds: float, batches: int) -> None:
+        if not self.enabled:
+            return
+        if batches == 0:
+            print(f"{header}  no batch to go through", flush=True)
+        elif not self.bar:
+            whole = datetime.timedelta(seconds=int(seconds))
+            print(f"{header}  total time: {whole} ({seconds / batches:.4f} s / it)", flush=True)
+
+
+def _memory() -> str:
+    """The most memory that tensors took on the GPU so far, in MiB; nothing without a GPU in use."""
+    if not (torch.cuda.is_available() and torch.cuda.is_initialized()):
+        return ""
+    return f"  max mem: {torch.cuda.max_memory_allocated() / 2**20:.0f}"

@@ -1,0 +1,74 @@
+"""What a run says: the class table before it, the metrics and pictures of an evaluation, the last words."""
+
+import json
+from collections import Counter
+
+import torch
+from torch import Tensor
+
+from train_utils.best_epoch import best_epoch
+from train_utils.coco_eval import STAT_NAMES, CocoResult, explain_zero, to_coco_json
+from train_utils.distributed_utils import is_main_process, say
+from train_utils.draw import draw_validation
+from train_utils.metric_logger import MetricLogger
+from train_utils.run_folder import RunFolder
+from train_utils.voc_eval import score_voc
+
+
+def say_classes(train_set, val_set) -> None:
+    """Print each class with its label and its boxes in training and validation data."""
+    train, val = (Counter(data.ground_truth()["labels"].tolist()) for data in (train_set, val_set))
+    names = enumerate(train_set.class_names, start=1)
+    say(
+        f"{len(train_set)} training and {len(val_set)} validation images; label class: boxes in each",
+        "  " + ", ".join(f"{label} {name}: {train[label]} + {val[label]}" for label, name in names),
+    )
+
+
+def epoch_row(
+    epoch: int, mean_loss: Tensor, lr: float, logger: MetricLogger, seconds: float, images: int, device: torch.device
+) -> dict:
+    """The results of an epoch's training as a row for `RunFolder.add_row`; memory is the peak on a CUDA device in MiB."""
+    parts = {name: meter.global_avg for name, meter in logger.meters.items() if name.startswith("loss_")}
+    memory = torch.cuda.max_memory_allocated(device) / 2**20 if device.type == "cuda" else 0.0
+    return {
+        "epoch": epoch,
+        "stats": None,
+        "mean_loss": mean_loss.item(),
+        "lr": lr,
+        **parts,
+        "seconds": seconds,
+        "images_per_second": images / seconds,
+        "memory_mb": memory,
+    }
+
+
+def report_evaluation(run: RunFolder, result: CocoResult, detections: dict, val_set) -> None:
+    """Print the 12 numbers; write metrics.json, detections.json (COCO results) and predictions.png. Rank 0 only.
+
+    An AP of zero is explained by its likely causes.
+    """
+    if not is_main_process():
+        return
+    truth = val_set.ground_truth()
+    say(*result.lines)
+    if result.stats[0] <= 0 and (why := explain_zero(truth, detections)):
+        say(f"AP is {result.stats[0]:.3f}: {why}")
+    run.write_metrics(
+        {
+            "coco": dict(zip(STAT_NAMES, result.stats)),
+            "voc07": score_voc(truth, detections, use_07_metric=True),
+            "voc12": score_voc(truth, detections),
+            "per_class": result.per_class,
+        }
+    )
+    (run.path / "detections.json").write_text(json.dumps(to_coco_json(truth, detections)))
+    draw_validation(val_set, truth, detections, run.path / "predictions.png")
+
+
+def say_best(run: RunFolder, metric: str) -> None:
+    """The last words of a run: its best epoch, and where everything is."""
+    best = best_epoch(run.rows, metric)
+    if best is not None:
+        stats = next(row["stats"] for row in run.rows if row["epoch"] == best)
+        say(f"best {metric} in epoch {best}: AP {stats[0]:.3f}, AP50 {stats[1]:.3f}; everything is in {run.path}")

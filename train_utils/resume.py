@@ -1,0 +1,95 @@
+"""What a run saves to go on later, and what must fit when it does."""
+
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from train_utils.distributed_utils import broadcast_object, is_main_process
+from train_utils.errors import InputError
+from train_utils.rebuild import script_hash
+from train_utils.run_folder import find_resume
+
+# settings that may differ between a run and its continuation without a word
+VOLATILE = {"resume", "notes", "device", "rank", "world_size", "gpu", "distributed", "output_dir", "workers", "print_freq"}
+
+
+def find_resume_path(resume: str | None, output_dir: str) -> Path | None:
+    """The checkpoint that `--resume` means: the file named, the newest in `output_dir` for "auto", None for a new run.
+
+    All processes get the answer of rank 0.
+    """
+    if resume != "auto":
+        return Path(resume) if resume else None
+    return broadcast_object(find_resume(output_dir) if is_main_process() else None)
+
+
+def training_state(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    scaler: torch.amp.GradScaler,
+    ema: nn.Module | None,
+    epoch: int,
+    *,
+    model_args: dict,
+    class_names: list[str],
+    settings: dict,
+    script: Path,
+) -> dict:
+    """Everything needed to go on after `epoch`, and to rebuild the model without the command line.
+
+    Args:
+        model: without DistributedDataParallel around it.
+        settings: the script's flags, `vars(args)`.
+        script: the file of the script, whose `create_model(model_args, class_names)` rebuilds the model.
+    """
+    return {
+        "model": model.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "scaler": scaler.state_dict(),
+        "ema": ema.state_dict() if ema else None,
+        "epoch": epoch,
+        "args": settings,
+        "model_args": model_args,
+        "class_names": class_names,
+        "script": script.stem,
+        "script_hash": script_hash(script),
+    }
+
+
+def check_resume(checkpoint: dict, path: Path, *, class_names: list[str], settings: dict, script: Path) -> list[str]:
+    """Refuse what cannot be continued; returns the settings that differ from those the run began with, for the log.
+
+    Raises:
+        InputError: another script's checkpoint, another class list, another backbone, or nothing left to do.
+    """
+    if checkpoint.get("script") != script.stem:
+        raise InputError(
+            f"{path} was written by {checkpoint.get('script') or 'another program'}, not by {script.stem}: "
+            "to start a new run from its weights use --weights"
+        )
+    if checkpoint["class_names"] != class_names:
+        raise InputError(
+            f"{path} has the classes {', '.join(checkpoint['class_names'])}; the data has {', '.join(class_names)}: "
+            "to train on other classes start a new run with --weights"
+        )
+    old = checkpoint["args"]
+    for name in ("backbone", "net", "cfg"):
+        if name in settings and old.get(name) != settings[name]:
+            raise InputError(f"{path} has --{name} {old.get(name)}, the command says {settings[name]}: make them equal")
+    done = checkpoint["epoch"] + 1
+    if done >= settings["epochs"] and not settings["test_only"]:
+        raise InputError(f"{path} has done {done} epochs and --epochs is {settings['epochs']}: raise it to go on")
+    return [
+        f"{name} {old[name]} -> {value}"
+        for name, value in settings.items()
+        if name not in VOLATILE and name in old and old[name] != value
+    ]
+
+
+def restore_optimizer(optimizer: torch.optim.Optimizer, state: dict) -> None:
+    """Momentum and the like from a checkpoint; rates and decay stay those of this command."""
+    settings = [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
+    optimizer.load_state_dict(state)
+    for group, own in zip(optimizer.param_groups, settings):
+        group.update(own)

@@ -1,0 +1,259 @@
+"""Everything a training leaves behind, in one folder: settings, results, curves, checkpoints.
+
+    run = RunFolder(args.output_dir, plot_functions=(plot_loss_and_lr, plot_map))
+    run.write_args(vars(args))
+    run.add_row({"epoch": epoch, "stats": stats, "mean_loss": loss, "lr": lr, ...})   # results and curves
+    run.save(state, epoch, is_best)                                                   # last.pth, best.pth
+
+A resumed run sets `run.rows = checkpoint["rows"]` before its first row. All results files are rewritten from the rows,
+so that no row is ever lost or doubled.
+"""
+
+import csv
+import datetime
+import io
+import json
+import os
+import platform
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import warnings
+from collections.abc import Callable
+from importlib import metadata
+from pathlib import Path
+
+import torch
+
+from train_utils.checkpoint import damaged_entry, plain, save_checkpoint
+from train_utils.coco_eval import STAT_NAMES
+from train_utils.errors import InputError
+
+_PACKAGES = ("torch", "torchvision", "numpy", "pycocotools", "Pillow")
+
+
+def unused_folder(path: str | os.PathLike) -> Path:
+    """`path` if it is absent or empty, else the first such of `path-2`, `path-3`, ..."""
+    path = Path(path)
+    candidate, number = path, 1
+    while candidate.is_dir() and any(candidate.iterdir()):
+        number += 1
+        candidate = path.with_name(f"{path.name}-{number}")
+    return candidate
+
+
+class RunFolder:
+    """The folder of one training run.
+
+    Args:
+        output_dir: where to write. A new run takes the first unused of `output_dir`, `output_dir-2`, ...
+        resume: continue in `output_dir` itself.
+        enabled: False on all processes but the first of a group: nothing is touched, and `path` stays `output_dir`.
+        plot_functions: `plot_curve`'s (plot_loss_and_lr, plot_map), called after every row.
+        keep_last: how many `model_<epoch>.pth` to keep, beside `last.pth` and `best.pth`.
+        unfreeze_epoch: first epoch of the second stage, marked in the curves.
+
+    Attributes:
+        path: the folder.
+        rows: one dict per epoch, as given to `add_row`.
+
+    Raises:
+        InputError: nothing can be written there.
+    """
+
+    def __init__(
+        self,
+        output_dir: str | os.PathLike,
+        resume: bool = False,
+        enabled: bool = True,
+        plot_functions: tuple[Callable, Callable] | None = None,
+        keep_last: int = 0,
+        unfreeze_epoch: int | None = None,
+    ):
+        self.enabled = enabled
+        self.plot_functions = plot_functions
+        self.keep_last = keep_last
+        self.unfreeze_epoch = unfreeze_epoch
+        self.rows: list[dict] = []
+        self.path = Path(output_dir)
+        if enabled:
+            self._open(resume)
+
+    def _open(self, resume: bool) -> None:
+        try:
+            if not resume:
+                self.path = unused_folder(self.path)
+            self.path.mkdir(parents=True, exist_ok=True)
+            probe = self.path / ".writable"
+            probe.touch()
+            probe.unlink()
+        except OSError as error:
+            reason = error.strerror or error
+            raise InputError(f"--output-dir {self.path}: cannot write there ({reason}); choose another one") from error
+
+    def write_args(self, args: dict) -> None:
+        """args.json: the resolved settings, and what they ran on (versions, hardware, git commit, date, command)."""
+        self._write_json("args.json", {"args": args, **surroundings()})
+
+    def write_classes(self, class_names: list[str]) -> None:
+        """classes.txt: one name per line, without background; line k is label k."""
+        self._write("classes.txt", "".join(f"{name}\n" for name in class_names))
+
+    def write_metrics(self, metrics: dict) -> None:
+        """metrics.json: the nested results (coco, voc07, voc12, per_class) of the last evaluation."""
+        self._write_json("metrics.json", metrics)
+
+    def add_row(self, row: dict) -> None:
+        """Take the results of an epoch: results.txt, results.csv and the curves are written anew.
+
+        Args:
+            row: "epoch", "mean_loss", "lr" and "stats" (the 12 COCO numbers, or None if the epoch was not evaluated);
+                further numbers ("loss_*", "val_loss", "seconds", "images_per_second", "memory_mb") become columns.
+        """
+        self.rows.append(plain(row))
+        if not self.enabled:
+            return
+        self._write("results.txt", "".join(results_line(row) + "\n" for row in self.rows))
+        self._write("results.csv", results_table(self.rows))
+        if self.plot_functions:
+            self._plot(*self.plot_functions)
+
+    def _plot(self, plot_loss_and_lr: Callable, plot_map: Callable) -> None:
+        epochs = [row["epoch"] for row in self.rows]
+        stats = [row["stats"] or [-1.0] * len(STAT_NAMES) for row in self.rows]
+        shared = {"epochs": epochs, "unfreeze_epoch": self.unfreeze_epoch}
+        plot_loss_and_lr(
+            [row["mean_loss"] for row in self.rows],
+            [row["lr"] for row in self.rows],
+            path=self.path / "loss_and_lr.png",
+            val_loss=[row.get("val_loss") for row in self.rows],
+            **shared,
+        )
+        ap50 = [values[STAT_NAMES.index("AP50")] for values in stats]
+        plot_map(ap50, path=self.path / "mAP.png", ap=[values[0] for values in stats], **shared)
+
+    def save(self, state: dict, epoch: int, is_best: bool = False) -> None:
+        """Write `state`, with this run's rows as "rows", to last.pth and to the files that are due.
+
+        The file before is kept as last.prev.pth. best.pth (if `is_best`) and model_<epoch>.pth (if `keep_last`) are
+        hard links to the same data, where the file system has them.
+        """
+        if not self.enabled:
+            return
+        last = self.path / "last.pth"
+        if last.exists():
+            _duplicate(last, self.path / "last.prev.pth")
+        save_checkpoint({**state, "rows": self.rows}, last)
+        if is_best:
+            _duplicate(last, self.path / "best.pth")
+        if self.keep_last > 0:
+            _duplicate(last, self.path / f"model_{epoch}.pth")
+            self._prune(epoch)
+
+    def save_weights(self, state_dict: dict, name: str) -> None:
+        """Write a bare state dict as `name`, for weights that other programs are to read."""
+        if self.enabled:
+            save_checkpoint(state_dict, self.path / name)
+
+    def _prune(self, epoch: int) -> None:
+        """Delete periodic files beyond the newest `keep_last`; later epochs, of a run that was left, are not ours."""
+        found = {int(m[1]): f for f in self.path.iterdir() if (m := re.fullmatch(r"model_(\d+)\.pth", f.name))}
+        for number in sorted(number for number in found if number <= epoch)[: -self.keep_last]:
+            found[number].unlink()
+
+    def _write_json(self, name: str, content: dict) -> None:
+        self._write(name, json.dumps(plain(content), indent=2, ensure_ascii=False, default=str) + "\n")
+
+    def _write(self, name: str, text: str) -> None:
+        if not self.enabled:
+            return
+        temporary = self.path / f".{name}.{os.getpid()}.tmp"
+        temporary.write_text(text, encoding="utf-8", newline="")
+        os.replace(temporary, self.path / name)
+
+
+def results_line(row: dict) -> str:
+    """A line of results.txt: `epoch:N`, then 12 COCO numbers, mean loss and learning rate.
+
+    An epoch without evaluation has -1 twelve times, COCO's word for "not defined".
+    """
+    numbers = [*(row["stats"] or [-1.0] * len(STAT_NAMES)), row["mean_loss"]]
+    return f"epoch:{row['epoch']} " + "  ".join([*(f"{number:.4f}" for number in numbers), f"{row['lr']:.6f}"])
+
+
+def results_table(rows: list[dict]) -> str:
+    """results.csv: a column for every key of any row, the 12 COCO numbers by name; empty where a row has no value."""
+    flat = []
+    for row in rows:
+        flat.append({})
+        for name, value in row.items():
+            flat[-1].update(zip(STAT_NAMES, value or [""] * len(STAT_NAMES)) if name == "stats" else {name: value})
+    columns = list(dict.fromkeys(name for row in flat for name in row))  # in order of first appearance
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(flat)
+    return text.getvalue()
+
+
+def surroundings() -> dict:
+    """What besides the settings decides a result: versions, hardware, git commit of this code, date, command."""
+    cuda = torch.cuda.is_available()
+    return {
+        "versions": {"python": platform.python_version(), **{name: metadata.version(name) for name in _PACKAGES}},
+        "hardware": {
+            "system": platform.platform(),
+            "cpus": os.cpu_count(),
+            "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())] if cuda else [],
+            "cuda": torch.version.cuda if cuda else None,
+        },
+        "git_commit": _git_commit(),
+        "date": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
+        "command": shlex.join(sys.argv),
+    }
+
+
+def _git_commit() -> str | None:
+    """The commit of this code, with "-dirty" if files were changed since; None outside a git repository."""
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        done = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, timeout=20)
+    except (OSError, subprocess.TimeoutExpired):  # no git on this machine, or a repository too slow to ask
+        return None
+    return done.stdout.strip() or None
+
+
+def find_resume(output_dir: str | os.PathLike) -> Path | None:
+    """The newest checkpoint to continue from, None if there is none.
+
+    Looked at are `output_dir`, its successors `output_dir-2`, ... and, for a folder of runs, the folders in it. A
+    damaged last.pth is passed over, with a warning, for its predecessor last.prev.pth.
+    """
+    output_dir = Path(output_dir)
+    places = [output_dir]
+    if output_dir.parent.is_dir():
+        successor = re.compile(re.escape(output_dir.name) + r"-\d+")
+        places += [folder for folder in output_dir.parent.iterdir() if successor.fullmatch(folder.name)]
+    if output_dir.is_dir():
+        places += [folder for folder in output_dir.iterdir() if folder.is_dir()]
+    files = [f for folder in places for f in (folder / "last.pth", folder / "last.prev.pth") if f.is_file()]
+    # last.pth first where the clock is too coarse to tell it from its predecessor
+    for file in sorted(files, key=lambda f: (f.stat().st_mtime_ns, f.name == "last.pth"), reverse=True):
+        damaged = damaged_entry(file)
+        if damaged is None:
+            return file
+        warnings.warn(f"{file} is damaged ({damaged}); looking for the one before it", stacklevel=2)
+    return None
+
+
+def _duplicate(source: Path, target: Path) -> None:
+    """`target` becomes a hard link to (or a copy of) `source` in one step; files here are replaced, never changed."""
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    temporary.unlink(missing_ok=True)
+    try:
+        os.link(source, temporary)
+    except OSError:  # a file system without hard links
+        shutil.copy2(source, temporary)
+    os.replace(temporary, target)
