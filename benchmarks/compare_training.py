@@ -32,6 +32,8 @@ class TorchvisionFasterRCNN(nn.Module):
     def __init__(self, ours: nn.Module, model_args: dict):
         super().__init__()
         rpn, roi = ours.rpn, ours.roi_heads
+        same = ("rpn_pre_nms_top_n_train", "rpn_post_nms_top_n_train", "rpn_score_thresh", "box_batch_size_per_image",
+                "box_score_thresh", "box_nms_thresh", "box_detections_per_img")
         names = list(roi.box_roi_pool.featmap_names)
         detector = torchvision.models.detection.FasterRCNN(
             ours.backbone,
@@ -41,13 +43,10 @@ class TorchvisionFasterRCNN(nn.Module):
                 tuple(rpn.anchor_generator.sizes), tuple(rpn.anchor_generator.aspect_ratios)
             ),
             rpn_head=rpn.head,
-            rpn_score_thresh=model_args["rpn_score_thresh"],
             box_roi_pool=torchvision.ops.MultiScaleRoIAlign(names, output_size=7, sampling_ratio=2),
             box_head=roi.box_head,
             box_predictor=roi.box_predictor,
-            box_score_thresh=model_args["box_score_thresh"],
-            box_nms_thresh=model_args["box_nms_thresh"],
-            box_detections_per_img=model_args["box_detections_per_img"],
+            **{name: model_args[name] for name in same},
         )
         self.detector = detector
         self.resize = ours.transform  # for the sizes of evaluation batches only

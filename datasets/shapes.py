@@ -174,7 +174,7 @@ def _try_to_add(rng: np.random.Generator, drawn: list[DrawnObject], colour: np.n
     short_side = min(width, height)
     for _ in range(30):
         label = int(rng.integers(len(SHAPE_CLASSES)))
-        radius = short_side * math.exp(rng.uniform(math.log(0.06), math.log(0.32)))
+        radius = short_side * rng.uniform(0.06, 0.32)
         centre = (rng.uniform(0, width), rng.uniform(0, height))
         coverage = _coverage(label, centre, radius, rng.uniform(-MAX_TILT, MAX_TILT), width, height)
         if coverage is None:

@@ -1,6 +1,8 @@
 """The script end to end on tiny drawn data: results, resume, two stages, bad input, prediction."""
 
+import contextlib
 import csv
+import io
 import json
 import os
 import shutil
@@ -10,16 +12,20 @@ import sys
 import pytest
 import torch
 from conftest import ROOT
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
 
 import predict
 import train_fasterrcnn as script
 from datasets.shapes import make_shapes
 from train_utils.checkpoint import load_checkpoint
+from train_utils.coco_eval import STAT_NAMES
 from train_utils.device import make_repeatable
 from train_utils.errors import one_sentence_errors
 
 SMALL = ["--min-size", "64", "--max-size", "96", "--box-head-size", "32", "--batch-size", "4", "--lr", "0.01",
-         "--roi-samples", "16", "--rpn-top-n", "50", "--print-freq", "100", "--device", "cpu", "--workers", "0"]
+         "--roi-samples", "16", "--rpn-top-n", "50", "--print-freq", "100", "--device", "cpu", "--workers", "0", "--opt", "sgd",
+         "--eval-every", "1"]
 
 
 @pytest.fixture(scope="session")
@@ -51,6 +57,11 @@ def equal(one, other):
     assert not different, different[:5]
 
 
+def read_last_row(folder):
+    with open(folder / "results.csv") as file:
+        return list(csv.DictReader(file))[-1]
+
+
 def rows_without_times(folder):
     with open(folder / "results.csv") as file:
         volatile = ("seconds", "images_per_second", "memory_mb")
@@ -77,8 +88,14 @@ def test_a_new_run_does_not_mix_with_an_old_one(run, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "out-2"]
 
 
-@pytest.mark.parametrize("options", [["--lr-scheduler", "multistep", "--lr-steps", "3"], ["--freeze-epochs", "2", "--unfreeze-lr", "0.005", "--trainable-backbone-layers",
-                                          "2", "--ema", "0.9", "--accumulate", "3", "--lr-scheduler", "cosine"]])
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--lr-scheduler", "multistep", "--lr-steps", "3"],
+        ["--freeze-epochs", "2", "--unfreeze-lr", "0.005", "--trainable-backbone-layers", "2", "--ema", "0.9",
+         "--accumulate", "3", "--lr-scheduler", "cosine"],
+    ],
+)
 def test_four_epochs_are_two_and_two_more(run, options):
     whole = run("--epochs", 4, "--keep-last", 4, *options, output="whole")
     half = whole.parent / "half"
@@ -144,6 +161,26 @@ def test_weights_of_other_classes_keep_the_rows_of_equal_names(run, tmp_path, ca
     key = "roi_heads.box_predictor.cls_score.weight"
     assert torch.equal(new[key][[0, 1, 2]], old[key][[0, 4, 1]])
     assert "other" in capsys.readouterr().out
+
+
+def test_coco_scores_as_pycocotools_scores_the_json_file(shared_data, tmp_path, monkeypatch):
+    """50 + 50 real images, 80 classes with gaps in the ids: one epoch, then the written detections against the file."""
+    monkeypatch.chdir(tmp_path)
+    coco = shared_data / "tiny_coco"
+    backbone = shared_data / "weights" / "squeezenet" / "squeezenet1_1_imagenet_from_ncnn_fp16.pth"
+    script.main(script.parse_args([
+        "--dataset", "coco", "--data-path", str(coco), "--num-classes", "90", "--backbone", "squeezenet1_1",
+        "--weights-backbone", str(backbone), "--box-score-thresh", "0.0", "--epochs", "1", "--output-dir", "out", *SMALL]))
+    last = read_last_row(tmp_path / "out")
+    with contextlib.redirect_stdout(io.StringIO()):
+        truth = COCO(str(coco / "annotations" / "instances_val2017.json"))
+        evaluation = COCOeval(truth, truth.loadRes(str(tmp_path / "out" / "detections.json")), "bbox")
+        evaluation.evaluate()
+        evaluation.accumulate()
+        evaluation.summarize()
+    assert [float(last[name]) for name in STAT_NAMES] == pytest.approx(evaluation.stats.tolist(), abs=1e-12)
+    ids = {entry["category_id"] for entry in json.loads((tmp_path / "out" / "detections.json").read_text())}
+    assert max(ids) > 80 and evaluation.stats[8] > 0
 
 
 def expect_one_sentence(capsys, match, *words):
