@@ -21,7 +21,7 @@ from torch import Tensor, nn
 import datasets
 import network_files
 from datasets.image_io import UnreadableImage, read_image
-from network_files.faster_rcnn_weights import load_detector_weights, published_weights
+from network_files.faster_rcnn_weights import load_detector_weights, published_by_file, published_weights
 from train_utils.checkpoint import fetch_url, load_checkpoint
 from train_utils.device import choose_amp, choose_device
 from train_utils.draw import draw_boxes
@@ -73,23 +73,26 @@ def find_images(words: list[str]) -> list[Path]:
         if not matches:
             raise InputError(f"{word}: no image there; give an image file, a folder of images, or a quoted pattern")
         found += matches
-    return found
+    return list(dict.fromkeys(found))  # an image named twice is one image
 
 
-def load_model(weights: str, script: str | None) -> tuple[nn.Module, list[str]]:
-    """(model in evaluation mode, class names) of a checkpoint file, or of a published detector by name."""
+def load_model(weights: str, script: str | None) -> tuple[nn.Module, list[str], list[int]]:
+    """(model in evaluation mode, class names, category ids) of a checkpoint, or of a published detector by name or file."""
     path = Path(weights)
-    if path.is_file() or path.suffix in (".pth", ".pt"):
-        model, class_names, warnings = rebuild_model(load_checkpoint(path), script)
+    is_file = path.is_file() or path.suffix in (".pth", ".pt")
+    entry = published_by_file(path.name) if is_file else published_weights(weights)
+    if entry is None:
+        checkpoint = load_checkpoint(path)
+        model, class_names, warnings = rebuild_model(checkpoint, script)
         for warning in warnings:
             print(f"warning: {warning}")
-        return model, class_names
-    entry = published_weights(weights)
-    state = fetch_url(entry.url, "give its path instead of the name")
-    create_model = import_script(find_script("train_fasterrcnn")).create_model
-    model = create_model({"backbone": entry.backbone, "norm": entry.norm, "norm_eps": entry.norm_eps}, entry.class_names)
+        return model, class_names, checkpoint.get("category_ids") or list(range(1, len(class_names) + 1))
+    state = load_checkpoint(path) if is_file else fetch_url(entry.url, "give its path instead of the name")
+    model = import_script(find_script("train_fasterrcnn")).create_model(
+        {"backbone": entry.backbone, "norm": entry.norm, "norm_eps": entry.norm_eps}, entry.class_names
+    )
     load_detector_weights(model, state)
-    return model.eval(), entry.class_names
+    return model.eval(), entry.class_names, list(range(1, len(entry.class_names) + 1))
 
 
 def read_batch(paths: list[Path], unreadable: list[str]) -> list[tuple[Path, Tensor]]:
@@ -104,13 +107,15 @@ def read_batch(paths: list[Path], unreadable: list[str]) -> list[tuple[Path, Ten
     return batch
 
 
-def coco_results(path: Path, image_id: int, detection: dict[str, Tensor], class_names: list[str]) -> list[dict]:
-    """One image's detections as COCO results with file and class names; boxes are not rounded."""
+def coco_results(
+    path: Path, image_id: int, detection: dict[str, Tensor], class_names: list[str], category_ids: list[int]
+) -> list[dict]:
+    """One image's detections as COCO results, in the data's own category ids, with file and class names; not rounded."""
     results = []
     for box, label, score in zip(*(detection[name].tolist() for name in ("boxes", "labels", "scores"))):
         x1, y1, x2, y2 = box
-        results.append({"image_id": image_id, "category_id": label, "bbox": [x1, y1, x2 - x1, y2 - y1], "score": score,
-                        "file_name": str(path), "class_name": class_names[label - 1]})
+        results.append({"image_id": image_id, "category_id": category_ids[label - 1], "bbox": [x1, y1, x2 - x1, y2 - y1],
+                        "score": score, "file_name": str(path), "class_name": class_names[label - 1]})
     return results
 
 
@@ -127,8 +132,10 @@ def main(args: argparse.Namespace) -> None:
     """Detect, draw and write."""
     device = choose_device(args.device)
     amp_dtype = choose_amp(args.amp, device)
+    if args.batch_size < 1:
+        raise InputError(f"--batch-size must be at least 1, not {args.batch_size}")
     paths = find_images(args.images)
-    model, class_names = load_model(args.weights, args.script)
+    model, class_names, category_ids = load_model(args.weights, args.script)
     model.to(device)
     folder = unused_folder(args.output_dir)
     folder.mkdir(parents=True)
@@ -143,13 +150,14 @@ def main(args: argparse.Namespace) -> None:
         seconds += time.perf_counter() - start
         for (path, image), detection in zip(batch, detections):
             done += 1
-            results += coco_results(path, paths.index(path) + 1, detection, class_names)
+            results += coco_results(path, done, detection, class_names, category_ids)
             shown = detection["scores"] >= args.score_thresh
             picture = draw_boxes(image, detection["boxes"][shown], detection["labels"][shown],
                                  detection["scores"][shown], class_names=class_names)
             picture.save(picture_path(folder, path), quality=92)
     (folder / "predictions.json").write_text(json.dumps(results))
-    print(f"{done} images, {len(results)} detections, {1000 * seconds / max(1, done):.0f} ms per image in the network: {folder}")
+    per_image = 1000 * seconds / max(1, done)
+    print(f"{done} images, {len(results)} detections, {per_image:.0f} ms per image in the network: {folder}")
     if unreadable:
         raise InputError(f"{len(unreadable)} images could not be read: {', '.join(unreadable[:5])}; the others are done")
 

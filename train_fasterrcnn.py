@@ -5,7 +5,7 @@
     python train_fasterrcnn.py --dataset coco --data-path /data/coco2017    COCO
     torchrun --nproc_per_node=8 train_fasterrcnn.py --data-path /data/coco2017 --batch-size 2 --lr 0.02
     python train_fasterrcnn.py --data-path /data/mine --freeze-epochs 5     two stages: heads first, then the backbone
-    python train_fasterrcnn.py --resume auto                                go on where the newest run stopped
+    python train_fasterrcnn.py --resume auto                                go on where the newest such run stopped
 
 Everything a run produces lies in one folder (`--output-dir`): checkpoints, results, curves, pictures.
 Reading order: this file -> train_utils/train_eval_utils.py -> network_files/faster_rcnn.py -> rpn.py and roi_heads.py.
@@ -32,7 +32,14 @@ from datasets.samples import TrainingSamples
 from datasets.transforms import Compose, PhotometricDistort, RandomHorizontalFlip
 from network_files.backbones import BACKBONES, imagenet_weights, load_imagenet, set_trainable_layers
 from network_files.faster_rcnn_nets import build_faster_rcnn
-from network_files.faster_rcnn_weights import PUBLISHED, load_detector_weights, published_weights, unwrap
+from network_files.faster_rcnn_weights import (
+    PUBLISHED,
+    PublishedWeights,
+    load_detector_weights,
+    published_by_file,
+    published_weights,
+    unwrap,
+)
 from plot_curve import plot_loss_and_lr, plot_map
 from train_utils.bad_samples import BadSamples
 from train_utils.best_epoch import best_epoch, evaluations_since_best
@@ -40,9 +47,9 @@ from train_utils.checkpoint import fetch_url, load_checkpoint
 from train_utils.coco_eval import CocoScorer
 from train_utils.device import choose_amp, choose_device, make_repeatable
 from train_utils.distributed_utils import (
-    barrier,
     init_distributed_mode,
     is_main_process,
+    on_main_first,
     say,
     shut_down,
     sync_normalizers,
@@ -54,7 +61,14 @@ from train_utils.legacy_flags import FASTER_RCNN, modernise
 from train_utils.lr_schedule import LRSchedule
 from train_utils.metric_logger import MetricLogger
 from train_utils.report import epoch_row, report_evaluation, say_best, say_classes
-from train_utils.resume import check_resume, find_resume_path, restore_optimizer, training_state
+from train_utils.resume import (
+    check_resume,
+    find_resume_path,
+    merge_model_args,
+    restore_best,
+    restore_optimizer,
+    training_state,
+)
 from train_utils.run_folder import RunFolder
 from train_utils.samplers import TrainBatchSampler, collate_fn, evaluation_batches
 from train_utils.train_eval_utils import (
@@ -85,6 +99,7 @@ QUICK_START = {
     "warmup_steps": 40,
     "workers": 0,
 }
+OPTIMISER_FLAGS = {"opt", "lr", "momentum", "lr_scheduler", "lr_steps", "lr_step_size", "lr_gamma", "warmup_steps"}
 
 
 def get_args_parser() -> argparse.ArgumentParser:
@@ -197,15 +212,31 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     args = parser.parse_args(words)
     if args.dataset == "auto":
         args.dataset = guess_kind(args.data_path, args.train_json or args.val_json)
+    given = {parser._option_string_actions[word].dest for word in words if word in parser._option_string_actions}
     if args.dataset == "shapes":
-        parser.set_defaults(**QUICK_START)
-        shapes_args = parser.parse_args(words)
-        taken = [name for name, value in QUICK_START.items() if getattr(shapes_args, name) == value]
-        notes.append("quick start: " + " ".join(f"{name}={QUICK_START[name]}" for name in taken))
-        args = argparse.Namespace(**{**vars(shapes_args), "dataset": "shapes"})
-        args.data_path = args.data_path or "data/shapes"
+        quick = {name: value for name, value in QUICK_START.items() if name not in given}
+        if given & OPTIMISER_FLAGS:  # somebody's own schedule: not half of it
+            quick = {name: value for name, value in quick.items() if name not in OPTIMISER_FLAGS}
+        parser.set_defaults(**quick, data_path="data/shapes")
+        args = parser.parse_args(words)
+        args.dataset = "shapes"
+        notes.append("quick start: " + " ".join(f"{name}={value}" for name, value in quick.items()))
+    notes += [f"--{name.replace('_', '-')} has no effect with {why}" for name, why in idle_flags(args) if name in given]
     args.notes = notes
     return args
+
+
+def idle_flags(args: argparse.Namespace) -> list[tuple[str, str]]:
+    """(flag, because of what) for the flags that do nothing beside others."""
+    schedule = f"--lr-scheduler {args.lr_scheduler}"
+    idle = {
+        "lr_steps": args.lr_scheduler != "multistep" and schedule,
+        "lr_step_size": args.lr_scheduler != "step" and schedule,
+        "lr_gamma": args.lr_scheduler not in ("multistep", "step") and schedule,
+        "momentum": args.opt == "adamw" and "--opt adamw",
+        "unfreeze_lr": not args.freeze_epochs and "--freeze-epochs 0",
+    }
+    return [(name, why) for name, why in idle.items() if why]
 
 
 def check_args(args: argparse.Namespace) -> None:
@@ -214,24 +245,33 @@ def check_args(args: argparse.Namespace) -> None:
     Raises:
         InputError: with the remedy in the message.
     """
-    positive = ["batch_size", "epochs", "accumulate", "eval_every", "print_freq", "box_detections"]
-    for name in positive:
+    for name in ("batch_size", "epochs", "accumulate", "eval_every", "print_freq", "box_detections", "roi_samples", "rpn_top_n"):
         if getattr(args, name) < 1:
             raise InputError(f"--{name.replace('_', '-')} must be at least 1, not {getattr(args, name)}")
-    if args.lr <= 0 or (args.unfreeze_lr is not None and args.unfreeze_lr <= 0):
-        raise InputError("--lr and --unfreeze-lr must be above 0")
+    for name in ("momentum", "weight_decay", "seed", "workers", "patience", "keep_last", "warmup_steps", "start_epoch",
+                 "freeze_epochs", "max_bad_samples", "clip_grad_norm"):
+        if getattr(args, name) < 0:
+            raise InputError(f"--{name.replace('_', '-')} must not be negative, but is {getattr(args, name)}")
+    for name in ("lr", "unfreeze_lr", "eval_batch_size", "lr_step_size"):
+        if getattr(args, name) is not None and getattr(args, name) <= 0:
+            raise InputError(f"--{name.replace('_', '-')} must be above 0, not {getattr(args, name)}")
+    if not 0 <= args.ema < 1 or not 0 <= args.hflip <= 1:
+        raise InputError(f"--ema must be in 0..1 and below 1, --hflip in 0..1; they are {args.ema} and {args.hflip}")
+    if args.opt == "sgd_nesterov" and args.momentum == 0:
+        raise InputError("--opt sgd_nesterov needs a --momentum above 0")
+    if args.start_epoch >= args.epochs:
+        raise InputError(f"--start-epoch {args.start_epoch} must be below --epochs {args.epochs}")
     if args.sync_bn and not args.device.startswith("cuda"):
         raise InputError(f"--sync-bn needs CUDA devices, this is {args.device}: leave it out")
     if args.freeze_epochs >= args.epochs and args.freeze_epochs:
         raise InputError(f"--freeze-epochs {args.freeze_epochs} must be below --epochs {args.epochs}")
-    if args.resume and args.weights:
+    if args.resume not in (None, "auto") and args.weights:
         raise InputError("--weights starts a new run and --resume continues one: give one of them")
-    if args.test_only and not (args.weights or args.resume):
-        raise InputError("--test-only needs the model to test: --weights FILE or --resume PATH")
     stages = len(BACKBONES[args.backbone].stages)
     if args.trainable_backbone_layers is not None and not 0 <= args.trainable_backbone_layers <= stages:
         raise InputError(f"--trainable-backbone-layers for {args.backbone} goes from 0 to {stages}")
-    for one, other in (("train_json", "train_images"), ("val_json", "val_images"), ("train_json", "val_json")):
+    pairs = [("train_json", "train_images"), ("val_json", "val_images")]
+    for one, other in pairs if args.test_only else [*pairs, ("train_json", "val_json")]:
         if bool(getattr(args, one)) != bool(getattr(args, other)):
             raise InputError(f"--{one.replace('_', '-')} and --{other.replace('_', '-')} belong together: give both")
 
@@ -267,17 +307,25 @@ def check_num_classes(num_classes: int | None, class_names: list[str], dataset: 
                      "leave the flag out, or fix --classes")
 
 
-def make_loaders(args: argparse.Namespace, train_set, val_set, padded_size, device: torch.device):
-    """Loaders of this process's share: grouped, seeded batches to train on; batches of one padded size to evaluate."""
+def make_train_loader(args: argparse.Namespace, train_set, device: torch.device) -> DataLoader:
+    """This process's share of the training data, in seeded batches of images of similar shape."""
     factor = args.aspect_ratio_group_factor
     groups = create_aspect_ratio_groups(train_set, factor) if factor >= 0 else None
     sampler = TrainBatchSampler(len(train_set), args.batch_size, groups, args.seed, args.rank, args.world_size)
+    return make_loader(args, train_set, sampler, device)
+
+
+def make_val_loader(args: argparse.Namespace, val_set, padded_size, device: torch.device) -> DataLoader:
+    """This process's share of the validation data, in batches of one padded size each."""
     sizes = [padded_size(*val_set.get_height_and_width(i)) for i in range(len(val_set))]
     batches = evaluation_batches(sizes, args.eval_batch_size or args.batch_size, args.rank, args.world_size)
-    options = {"collate_fn": collate_fn, "num_workers": args.workers, "pin_memory": device.type == "cuda",
-               "persistent_workers": args.workers > 0}
-    return (DataLoader(train_set, batch_sampler=sampler, **options),
-            DataLoader(val_set, batch_sampler=batches, **options))
+    return make_loader(args, val_set, batches, device)
+
+
+def make_loader(args: argparse.Namespace, data, batches, device: torch.device) -> DataLoader:
+    """A loader that keeps its workers from epoch to epoch."""
+    return DataLoader(data, batch_sampler=batches, collate_fn=collate_fn, num_workers=args.workers,
+                      pin_memory=device.type == "cuda", persistent_workers=args.workers > 0)
 
 
 @dataclass
@@ -294,32 +342,37 @@ def read_start(args: argparse.Namespace) -> Start | None:
     if not args.weights:
         return None
     path = Path(args.weights)
-    downloaded = {Path(entry.url).name: entry for entry in PUBLISHED.values()}
     is_file = path.exists() or path.suffix in (".pth", ".pt")
-    if is_file and path.name not in downloaded:
-        file = load_checkpoint(path)
-        norm = "bn" if any(key.endswith("num_batches_tracked") for key in unwrap(file)) else "frozen_bn"
+    file = load_checkpoint(path) if is_file else {}
+    if "model_args" in file:
         averaged = (file.get("ema") or {}).get("model")
-        start = Start(averaged or unwrap(file), file.get("class_names"), file.get("model_args") or {"norm": norm})
+        start = Start(averaged or unwrap(file), file["class_names"], file["model_args"])
+    elif is_file:
+        start = foreign_start(unwrap(file), published_by_file(path.name), args.backbone)
     else:
-        name = args.backbone if args.weights.upper() == "DEFAULT" else args.weights
-        entry = downloaded[path.name] if is_file else published_weights(name)
-        state = load_checkpoint(path) if is_file else on_main_first(lambda: fetch_url(entry.url, "give --weights that file"))
-        start = Start(state, entry.class_names, {"backbone": entry.backbone, "norm": entry.norm, "norm_eps": entry.norm_eps})
+        entry = published_weights(args.backbone if args.weights.upper() == "DEFAULT" else args.weights)
+        state = on_main_first(lambda: fetch_url(entry.url, "give --weights that file"))
+        start = foreign_start(state, entry, args.backbone)
     if start.model_args.get("backbone", args.backbone) != args.backbone:
         raise InputError(f"{args.weights} has the backbone {start.model_args['backbone']}: "
                          f"add --backbone {start.model_args['backbone']}")
     return start
 
 
-def on_main_first(read):
-    """Run a download on rank 0 first, so that the others find it in the cache."""
-    if not is_main_process():
-        barrier()
-    result = read()
-    if is_main_process():
-        barrier()
-    return result
+def foreign_start(state: dict, entry: PublishedWeights | None, backbone: str) -> Start:
+    """What is known of a detector from elsewhere: all of a published one; of a bare file what its tensors tell.
+
+    91 rows without names are COCO's table by category id, as torchvision and the course repository write it.
+    """
+    if entry:
+        return Start(state, entry.class_names, {"backbone": entry.backbone, "norm": entry.norm, "norm_eps": entry.norm_eps})
+    rows = len(state.get("roi_heads.box_predictor.cls_score.weight", ()))
+    class_names = PUBLISHED["resnet50_fpn"].class_names if rows == 91 else None
+    if any(key.endswith("num_batches_tracked") for key in state):
+        return Start(state, class_names, {"norm": "bn"})
+    # frozen statistics come from torchvision's builders, of which the COCO file of R50 has an eps of its own
+    eps = PUBLISHED[backbone].norm_eps if rows == 91 and backbone in PUBLISHED else BACKBONES[backbone].norm_eps
+    return Start(state, class_names, {"norm": "frozen_bn", "norm_eps": eps})
 
 
 def resolve_model_args(args: argparse.Namespace, start: Start | None) -> dict:
@@ -347,9 +400,7 @@ def resolve_model_args(args: argparse.Namespace, start: Start | None) -> dict:
         "box_nms_thresh": args.box_nms_thresh,
         "box_detections_per_img": args.box_detections,
     }
-    if args.test_only:  # the weights' own shape; thresholds remain the user's
-        values |= {name: value for name, value in known.items() if not name.startswith("box_") or name == "box_head_size"}
-    return values
+    return merge_model_args(values | known, values)[0] if args.test_only else values  # to test: the weights' own shape
 
 
 def create_model(model_args: dict, class_names: list[str]) -> nn.Module:
@@ -361,7 +412,10 @@ def create_model(model_args: dict, class_names: list[str]) -> nn.Module:
 def load_start_weights(model: nn.Module, args: argparse.Namespace, start: Start | None, class_names: list[str]) -> None:
     """The weights a new run starts from: a whole detector (`--weights`), or the backbone alone (`--weights-backbone`)."""
     if start:
-        say(f"{args.weights}: {load_detector_weights(model, start.state, class_names, start.class_names).summary()}")
+        done = load_detector_weights(model, start.state, class_names, start.class_names)
+        if args.test_only and done.predictor_replaced:
+            raise InputError(f"{args.weights} predicts other classes than the data has: there is nothing to test; train first")
+        say(f"{args.weights}: {done.summary()}")
     elif args.weights_backbone != "none":
         path = Path(args.weights_backbone)
         if path.exists() or path.suffix in (".pth", ".pt"):
@@ -390,18 +444,18 @@ def create_optimizer(args: argparse.Namespace, model: nn.Module) -> torch.optim.
     return torch.optim.SGD(groups, lr=args.lr, momentum=args.momentum, nesterov=args.opt == "sgd_nesterov")
 
 
+def default_trainable_layers(args: argparse.Namespace) -> int:
+    """As many of the backbone's last stages as suit pretrained weights; all of them from scratch."""
+    spec = BACKBONES[args.backbone]
+    return spec.trainable_stages if args.weights or args.weights_backbone != "none" else len(spec.stages)
+
+
 def set_stage(model: nn.Module, args: argparse.Namespace, epoch: int) -> nn.Module:
     """Freeze for the stage that `epoch` belongs to, then wrap for several processes (in this order: DDP must know).
 
     In the first stage of `--freeze-epochs` the backbone's body is frozen; a feature pyramid, being new, learns.
     """
-    stages = BACKBONES[args.backbone]
-    pretrained = args.weights or args.weights_backbone != "none"
-    layers = args.trainable_backbone_layers
-    if epoch < args.freeze_epochs:
-        layers = 0
-    elif layers is None:
-        layers = stages.trainable_stages if pretrained else len(stages.stages)
+    layers = 0 if epoch < args.freeze_epochs else args.trainable_backbone_layers
     set_trainable_layers(model.backbone, args.backbone, layers)
     say(f"epoch {epoch}: {sum(p.requires_grad for p in model.parameters())} of {len(list(model.parameters()))} tensors learn")
     if not args.distributed:
@@ -414,6 +468,19 @@ def stage_factor(args: argparse.Namespace, schedule: LRSchedule, epoch: int):
     """Learning rate of an optimiser step as a multiple of `--lr`; the second stage may have a rate of its own."""
     scale = args.unfreeze_lr / args.lr if args.unfreeze_lr and epoch >= args.freeze_epochs else 1.0
     return lambda step: scale * schedule.factor(step)
+
+
+def continue_settings(
+    args: argparse.Namespace, checkpoint: dict, path: Path, class_names: list[str], wanted: dict
+) -> dict:
+    """The model values of a checkpoint that is continued or tested, after checking that the command fits it."""
+    if args.trainable_backbone_layers is None:
+        args.trainable_backbone_layers = checkpoint.get("args", {}).get("trainable_backbone_layers")
+    changed = check_resume(checkpoint, path, class_names=class_names, settings=vars(args), script=Path(__file__))
+    model_args, kept = merge_model_args(checkpoint["model_args"], wanted)
+    say(*(f"changed since the run began: {setting}" for setting in changed))
+    say(*(f"kept from the checkpoint: {setting}" for setting in kept))
+    return model_args
 
 
 def open_run_folder(args: argparse.Namespace, resume_path: Path | None, class_names: list[str]) -> RunFolder:
@@ -442,18 +509,21 @@ def main(args: argparse.Namespace) -> None:
     say(*args.notes)
     resume_path = find_resume_path(args.resume, args.output_dir or DEFAULT_OUTPUT)
     checkpoint = load_checkpoint(resume_path) if resume_path else None
+    if args.test_only and not checkpoint and not args.weights:
+        raise InputError("--test-only needs the model to test: --weights FILE or --resume PATH")
 
     # 2. data
     train_set, val_set = open_data(args)
-    say_classes(train_set, val_set)
+    say_classes({"validation": val_set} if args.test_only else {"training": train_set, "validation": val_set})
 
     # 3. model
-    start = read_start(args)
+    start = None if checkpoint else read_start(args)
     class_names = start.class_names if args.test_only and start and start.class_names else train_set.class_names
+    model_args = resolve_model_args(args, start)
     if checkpoint:
-        changed = check_resume(checkpoint, resume_path, class_names=class_names, settings=vars(args), script=Path(__file__))
-        say(*(f"changed since the run began: {setting}" for setting in changed))
-    model_args = checkpoint["model_args"] if checkpoint else resolve_model_args(args, start)
+        model_args = continue_settings(args, checkpoint, resume_path, class_names, model_args)
+    elif args.trainable_backbone_layers is None:
+        args.trainable_backbone_layers = default_trainable_layers(args)
     model = create_model(model_args, class_names)
     if not checkpoint:
         load_start_weights(model, args, start, class_names)
@@ -461,39 +531,44 @@ def main(args: argparse.Namespace) -> None:
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model) if args.sync_bn else model
         sync_normalizers(model)
     model.to(device)
-    train_loader, val_loader = make_loaders(args, train_set, val_set, model.transform.padded_size, device)
+    val_loader = make_val_loader(args, val_set, model.transform.padded_size, device)
+    train_loader = val_loader if args.test_only else make_train_loader(args, train_set, device)
 
     # 4. optimiser and schedule
     optimizer = create_optimizer(args, model)
     scaler = torch.amp.GradScaler(device.type, enabled=amp_dtype == torch.float16)
-    ema = ModelEma(model, args.ema) if args.ema else None
     schedule = LRSchedule(args.lr_scheduler, -(-len(train_loader) // args.accumulate), args.epochs,
                           warmup_steps=args.warmup_steps, milestones=args.lr_steps, step_size=args.lr_step_size,
                           gamma=args.lr_gamma, start_epoch=args.freeze_epochs)
 
     # 5. resume
-    start_epoch = args.start_epoch
+    start_epoch, rows = args.start_epoch, []
+    averaged = checkpoint["ema"] if checkpoint else None
     if checkpoint:
-        start_epoch = checkpoint["epoch"] + 1
-        model.load_state_dict(checkpoint["model"])
-        restore_optimizer(optimizer, checkpoint["optimizer"])
-        scaler.load_state_dict(checkpoint["scaler"])
-        if ema and checkpoint["ema"]:
-            ema.load_state_dict(checkpoint["ema"])
+        start_epoch, rows = checkpoint["epoch"] + 1, checkpoint["rows"]
+        model.load_state_dict(averaged["model"] if averaged and args.test_only else checkpoint["model"])
         say(f"{resume_path}: {start_epoch} epochs done")
+    if checkpoint and not args.test_only:
+        restore_optimizer(optimizer, checkpoint["optimizer"])
+        scaler.load_state_dict(checkpoint["scaler"] or scaler.state_dict())
+    ema = ModelEma(model, args.ema) if args.ema and not args.test_only else None
+    if ema and averaged:
+        ema.load_state_dict(averaged)
 
     # 6. test only
     scorer = CocoScorer(val_set.ground_truth()) if is_main_process() else None
     evaluate_now = partial(evaluate_fully, data_loader=val_loader, device=device, scorer=scorer, amp_dtype=amp_dtype,
                            label_map=label_map(class_names, val_set.class_names))
     if args.test_only:
-        result, _ = evaluate_now(ema.module if ema else model)
+        result, _ = evaluate_now(model)
         say(*result.lines)
         return
 
     # 7. train
     run = open_run_folder(args, resume_path, class_names)
-    run.rows = checkpoint["rows"] if checkpoint else []
+    run.rows = rows
+    if checkpoint and is_main_process():
+        restore_best(run.path, resume_path, checkpoint["epoch"], best_epoch(rows, args.best_metric))
     bad_samples = BadSamples(args.max_bad_samples)
     wrapped = set_stage(model, args, start_epoch)
     for epoch in range(start_epoch, args.epochs):
@@ -517,9 +592,10 @@ def main(args: argparse.Namespace) -> None:
             report_evaluation(run, result, detections, val_set)
         run.add_row(row)
         state = training_state(model, optimizer, scaler, ema, epoch, model_args=model_args, class_names=class_names,
-                               settings=vars(args), script=Path(__file__))
+                               category_ids=val_set.ground_truth()["category_ids"], settings=vars(args),
+                               script=Path(__file__))
         run.save(state, epoch, is_best=best_epoch(run.rows, args.best_metric) == epoch)
-        if args.patience and evaluations_since_best(run.rows, args.best_metric) >= args.patience:
+        if 0 < args.patience <= evaluations_since_best(run.rows, args.best_metric, first_epoch=args.freeze_epochs):
             say(f"no better {args.best_metric} in {args.patience} evaluations: stopping early")
             break
 

@@ -84,7 +84,8 @@ def time_steps(words: list[str], steps: int) -> None:
     script.check_args(args)
     args.rank, args.world_size, args.gpu, args.distributed = 0, 1, 0, False
     device = torch.device(args.device)
-    train_set, val_set = script.open_data(args)
+    train_set, _ = script.open_data(args)
+    args.trainable_backbone_layers = script.default_trainable_layers(args)
     model_args = script.resolve_model_args(args, None)
     models = {}
     for name, create in (("ours", OURS), ("torchvision", torchvision_model)):
@@ -93,7 +94,7 @@ def time_steps(words: list[str], steps: int) -> None:
         script.load_start_weights(model, args, None, train_set.class_names)
         script.set_stage(model, args, args.freeze_epochs)
         models[name] = model.train(), script.create_optimizer(args, model)
-    loader, _ = script.make_loaders(args, train_set, val_set, model.transform.padded_size, device)
+    loader = script.make_train_loader(args, train_set, device)
     seconds = {name: [] for name in models}
     losses = {name: [] for name in models}
     for step, batch in enumerate(loader):
@@ -108,9 +109,9 @@ def time_steps(words: list[str], steps: int) -> None:
             total.backward()
             optimizer.step()
             optimizer.zero_grad()
+            losses[name].append(total.item())  # also waits for a GPU
             if step >= 2:  # the first ones set up memory
                 seconds[name].append(time.perf_counter() - begin)
-            losses[name].append(total.item())
     medians = {name: statistics.median(values) for name, values in seconds.items()}
     difference = abs(losses["ours"][0] - losses["torchvision"][0])
     print(f"first loss: ours {losses['ours'][0]:.6f}, torchvision {losses['torchvision'][0]:.6f}, differ by {difference:.1e}")

@@ -80,6 +80,11 @@ def published_weights(name: str) -> PublishedWeights:
     return PUBLISHED[short]
 
 
+def published_by_file(name: str) -> PublishedWeights | None:
+    """The published detector whose downloaded file has this name, None for any other name."""
+    return next((entry for entry in PUBLISHED.values() if entry.url.endswith(f"/{name}")), None)
+
+
 def unwrap(container: Mapping) -> dict[str, Tensor]:
     """The tensors of a checkpoint, found under "model" or in the dict itself, with `module.` removed from their keys.
 

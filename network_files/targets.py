@@ -59,8 +59,8 @@ def _check_form(target: dict, name: str) -> None:
 
 def _to_host(targets: list[dict]) -> Tensor:
     """All boxes and labels as float64 [sum of M, 5] on the CPU: one copy from the device, not one per question."""
-    rows = [torch.cat((t["boxes"].double(), t["labels"].double()[:, None]), dim=1) for t in targets]
-    return torch.cat(rows).cpu()
+    rows = [torch.cat((t["boxes"].float(), t["labels"].float()[:, None]), dim=1) for t in targets]  # MPS has no double
+    return torch.cat(rows).cpu().double()
 
 
 def _faults(rows: Tensor, sizes: Tensor, num_classes: int | None) -> list[tuple[str, Tensor]]:

@@ -19,6 +19,7 @@ def test_evaluations_since_best_skip_epochs_without_evaluation():
     assert evaluations_since_best(ROWS, "AP") == 2
     assert evaluations_since_best(ROWS[:3], "AP50") == 1
     assert evaluations_since_best(ROWS[:1], "AP") == 0
+    assert evaluations_since_best(ROWS, "AP", first_epoch=3) == 1  # the first stage does not count
 
 
 def test_before_any_evaluation():

@@ -70,6 +70,8 @@ TORCHVISION = [
     ("-j 3", {"workers": 3}),
     ("--opt sgd", {}),
     ("--opt adamw", {"opt": "adamw"}),
+    ("--opt SGD", {}),
+    ("--weights-backbone ''", {"weights_backbone": "none"}),
     ("--opt sgd_nesterov", {"opt": "sgd_nesterov"}),
     ("--lr 0.02", {"lr": 0.02}),
     ("--momentum 0.95", {"momentum": 0.95}),
@@ -137,13 +139,15 @@ def test_the_multi_process_command_of_the_course():
 
 def test_one_line_for_each_change():
     parser = train_fasterrcnn.get_args_parser()
-    words, notes = modernise(["--amp", "False", "--lr", "0.1", "--world-size", "2"], FASTER_RCNN, parser)
-    assert words == ["--amp", "off", "--lr", "0.1"]
-    assert notes == ["--amp False -> --amp off", "--world-size 2 -> dropped, not needed here"]
+    typed = ["--amp", "False", "--lr", "0.1", "--batch_size", "8", "--world-size", "2"]
+    words, notes = modernise(typed, FASTER_RCNN, parser)
+    assert words == ["--amp", "off", "--lr", "0.1", "--batch-size", "8"]
+    assert notes == ["--amp False -> --amp off", "--batch_size 8 -> --batch-size 8",
+                     "--world-size 2 -> dropped, not needed here"]
 
 
 def test_split_flags():
     known = {"--lr", "--lr-steps", "-b"}
     assert split_flags(["--lr_steps", "7", "12", "-b", "4", "--lr=-1", "--new", "x"], known) == [
-        ("--lr-steps", ["7", "12"]), ("-b", ["4"]), ("--lr", ["-1"]), ("--new", ["x"])]
+        ("--lr_steps", "--lr-steps", ["7", "12"]), ("-b", "-b", ["4"]), ("--lr", "--lr", ["-1"]), ("--new", "--new", ["x"])]
     assert split_flags([], known) == []

@@ -11,6 +11,7 @@ from train_utils.bad_samples import BadSamples
 from train_utils.errors import InputError
 from train_utils.lr_schedule import set_lr
 from train_utils.train_eval_utils import (
+    EMPTY_ROW,
     detect,
     eval_mode,
     evaluate,
@@ -171,14 +172,44 @@ def test_evaluate_gives_the_twelve_numbers():
     assert len(stats) == 12 and stats[0] == pytest.approx(1.0) and stats[4] == -1
 
 
-def test_detections_of_unreadable_images_are_left_out():
+def test_detections_of_unreadable_images_are_left_out_and_named(capsys):
     batches = loader([2])
     batches[0][1][0]["unreadable"] = "picture_0.jpg"
     assert detect(Toy(), batches, CPU)["image_index"].tolist() == [1]
+    assert "count as missed: picture_0.jpg" in capsys.readouterr().out
+
+
+class Scaler:
+    """Stands in for torch's GradScaler: one overflow is skipped, not fatal."""
+
+    skipped = 0
+
+    def is_enabled(self):
+        return True
+
+    def scale(self, loss):
+        return loss
+
+    def step(self, optimizer):
+        finite = all(p.grad is None or p.grad.isfinite().all() for group in optimizer.param_groups for p in group["params"])
+        optimizer.step() if finite else None
+        self.skipped += not finite
+
+    def update(self):
+        pass
+
+
+def test_an_fp16_overflow_is_skipped_but_not_for_ever():
+    model, scaler = Toy(), Scaler()
+    bad, good = sample(0, math.nan), sample(1)
+    train(model, Loader([tuple(zip(bad)), tuple(zip(good))], 2), scaler=scaler, amp_dtype=torch.bfloat16)
+    assert scaler.skipped == 1 and model.weight.item() == pytest.approx(1.8, abs=0.02)
+    with pytest.raises(InputError, match="not finite"):
+        train(Toy(), Loader([tuple(zip(bad))] * 12, 12), scaler=Scaler(), amp_dtype=torch.bfloat16)
 
 
 def test_merging_nothing():
-    merged = merge_detections([[], []])
+    merged = merge_detections([EMPTY_ROW, EMPTY_ROW])
     assert merged["boxes"].shape == (0, 4) and merged["labels"].dtype == np.int64
 
 
@@ -186,7 +217,7 @@ def test_merging_puts_images_in_order_and_maps_labels():
     def row(index, label):
         return np.array([index]), np.array([label]), np.array([0.5], np.float32), np.zeros((1, 4), np.float32)
 
-    merged = merge_detections([[row(2, 1)], [row(0, 2), row(1, 3)]], label_map(["a", "b", "c"], ["b", "a"]))
+    merged = merge_detections([row(2, 1), row(0, 2), row(1, 3)], label_map(["a", "b", "c"], ["b", "a"]))
     assert merged["image_index"].tolist() == [0, 2] and merged["labels"].tolist() == [1, 2]  # "c" is dropped
 
 

@@ -149,6 +149,33 @@ def test_test_only_repeats_the_numbers_of_the_run(run, capsys):
     assert [line for line in capsys.readouterr().out.splitlines() if "@[ IoU" in line] == lines
 
 
+def test_averaged_weights_are_tested_whether_weights_or_resume_names_them(run, capsys):
+    folder = run("--epochs", 1, "--box-score-thresh", "0.01", "--ema", "0.5")
+    lines = [line for line in capsys.readouterr().out.splitlines() if "@[ IoU" in line]
+    for source in (["--weights", folder / "last.pth"], ["--resume", folder / "last.pth"]):
+        run("--test-only", "--box-score-thresh", "0.01", *source)
+        assert [line for line in capsys.readouterr().out.splitlines() if "@[ IoU" in line] == lines
+
+
+def test_bare_files_are_taken_for_what_their_tensors_tell():
+    coco = {"roi_heads.box_predictor.cls_score.weight": torch.zeros(91, 8)}
+    course = script.foreign_start({**coco, "backbone.body.bn1.num_batches_tracked": torch.tensor(0)}, None, "resnet50_fpn")
+    assert course.model_args == {"norm": "bn"} and course.class_names[16] == "cat" and len(course.class_names) == 90
+    torchvision = script.foreign_start(coco, None, "resnet50_fpn")
+    assert torchvision.model_args == {"norm": "frozen_bn", "norm_eps": 0.0}
+    other = script.foreign_start({"roi_heads.box_predictor.cls_score.weight": torch.zeros(21, 8)}, None, "resnet50_fpn")
+    assert other.class_names is None and other.model_args == {"norm": "frozen_bn", "norm_eps": 1e-5}
+
+
+def test_a_schedule_of_ones_own_replaces_that_of_the_quick_start():
+    quick = script.parse_args([])
+    assert (quick.opt, quick.lr_scheduler, quick.backbone) == ("adamw", "cosine", "small_cnn")
+    own = script.parse_args(["--lr", "0.02", "--lr-steps", "7", "12"])
+    assert (own.opt, own.lr_scheduler, own.lr, own.backbone) == ("sgd", "multistep", 0.02, "small_cnn")
+    idle = script.parse_args(["--dataset", "voc", "--lr-scheduler", "cosine", "--lr-steps", "7"])
+    assert "--lr-steps has no effect with --lr-scheduler cosine" in idle.notes
+
+
 def test_weights_of_other_classes_keep_the_rows_of_equal_names(run, tmp_path, capsys):
     folder = run("--epochs", 1)
     (tmp_path / "classes.txt").write_text("star\ncircle\nsquare\ntriangle\n")

@@ -25,7 +25,8 @@ class BadSamples:
     def check(self) -> None:
         """Compare the count over all processes with the limit; a collective call, at the end of an epoch."""
         everywhere = gather_objects(self.paths)
-        self._stop_above_limit(broadcast_object(set().union(*everywhere) if everywhere else None))
+        self.paths = broadcast_object(set().union(*everywhere) if everywhere else None)
+        self._stop_above_limit(self.paths)
 
     def _stop_above_limit(self, paths: set[str]) -> None:
         if len(paths) > self.limit:

@@ -16,7 +16,8 @@ def best_epoch(rows: Sequence[dict], metric: str) -> int | None:
     return max(evaluated, key=lambda pair: pair[1])[0] if evaluated else None
 
 
-def evaluations_since_best(rows: Sequence[dict], metric: str) -> int:
-    """Number of evaluations after the best one."""
+def evaluations_since_best(rows: Sequence[dict], metric: str, first_epoch: int = 0) -> int:
+    """Number of evaluations after the best one, looking at epochs from `first_epoch` on (where a second stage begins)."""
+    rows = [row for row in rows if row["epoch"] >= first_epoch]
     epochs = [epoch for epoch, _ in scores(rows, metric)]
     return len(epochs) - 1 - epochs.index(best_epoch(rows, metric)) if epochs else 0

@@ -22,8 +22,8 @@ def choose_device(name: str | None) -> torch.device:
         device = torch.device(name)
     except RuntimeError:
         raise InputError(f"--device {name} is not a device: use cuda, cuda:1, mps or cpu") from None
-    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}.get(device.type, True)
-    if not there or (device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count()):
+    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if not there.get(device.type, False) or (device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count()):
         raise InputError(f"--device {name}: this machine has no such device; use --device cpu, or leave the flag out")
     return device
 

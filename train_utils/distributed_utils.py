@@ -6,11 +6,14 @@ function here does the obvious thing for a single process. gloo serves CPUs, ncc
 
 import datetime
 import os
+from collections.abc import Callable
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+
+from train_utils.errors import InputError
 
 TIMEOUT = datetime.timedelta(hours=2)  # longer than scoring a large validation set on rank 0
 
@@ -74,6 +77,9 @@ def init_distributed_mode(args: Any) -> None:
         return
     on_cuda = torch.device(args.device).type == "cuda"
     if on_cuda:
+        if args.gpu >= torch.cuda.device_count():
+            raise InputError(f"{args.world_size} processes, but this machine has {torch.cuda.device_count()} GPUs: "
+                             "start as many processes as GPUs, or give --device cpu")
         args.device = f"cuda:{args.gpu}"
         torch.cuda.set_device(args.gpu)
     os.environ.setdefault("MASTER_ADDR", "127.0.0.1")
@@ -137,6 +143,23 @@ def gather_objects(value: Any) -> list[Any] | None:
     gathered = [None] * get_world_size() if is_main_process() else None
     dist.gather_object(value, gathered, dst=0)
     return gathered
+
+
+def broadcast_buffers(model: nn.Module) -> None:
+    """Give every process rank 0's buffers: each moved its own BatchNorm statistics, and rank 0's are saved."""
+    if is_distributed():
+        for buffer in model.buffers():
+            dist.broadcast(buffer, src=0)
+
+
+def on_main_first(read: Callable[[], Any]) -> Any:
+    """Run a download on rank 0 first, so that the others find it in the cache."""
+    if not is_main_process():
+        barrier()
+    result = read()
+    if is_main_process():
+        barrier()
+    return result
 
 
 def unwrap(model: nn.Module) -> nn.Module:

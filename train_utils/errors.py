@@ -1,10 +1,9 @@
 """How a user's mistake ends: one sentence on stderr and exit code 2, without a traceback."""
 
 import contextlib
+import os
 import sys
 from collections.abc import Iterator
-
-from train_utils.distributed_utils import get_rank
 
 
 class InputError(ValueError):
@@ -20,6 +19,15 @@ def one_sentence_errors(*kinds: type[Exception]) -> Iterator[None]:
     try:
         yield
     except (InputError, OSError, *kinds) as error:
-        who = f"[process {get_rank()}] " if get_rank() else ""
-        print(f"{who}error: {error}", file=sys.stderr, flush=True)
+        rank = os.environ.get("RANK", "0")
+        who = f"[process {rank}] " if rank != "0" else ""
+        print(f"{who}error: {sentence(error)}", file=sys.stderr, flush=True)
         sys.exit(2)
+
+
+def sentence(error: Exception) -> str:
+    """The message of an error; of one raised in a loader process, without that process's traceback around it."""
+    text = str(error)
+    if "Original Traceback" in text:
+        text = text.rstrip().splitlines()[-1].split(": ", 1)[-1]
+    return text

@@ -41,19 +41,19 @@ def switch(on: list[str], off: list[str]) -> Rule:
 
 def drop_if_empty(flag: str, values: list[str]) -> list[str]:
     """`--resume ''` means no resume."""
-    return [] if values in ([], [""]) else [flag, *values]
+    return [] if values == [""] else [flag, *values]
 
 
 def choices(new: str, table: dict[str, list[str]], remedy: str) -> Rule:
     """A flag whose values have other names here, or stand for other flags."""
 
     def rule(flag: str, values: list[str]) -> list[str]:
-        value = values[0] if values else ""
+        value = values[0].lower() if values else ""
         if value in table:
             return table[value]
         if new and new != flag and value:
             raise InputError(f"{flag} {value} is not known here: {remedy}")
-        return [new, *values]
+        return [new, value] if value else [new]
 
     return rule
 
@@ -78,7 +78,8 @@ SHARED: dict[str, Rule] = {
     "--test-only": switch(["--test-only"], []),
     "--resume": drop_if_empty,
     "--weights": drop_if_empty,
-    "--weights-backbone": drop_if_empty,
+    "--weights-backbone": lambda flag, values: [flag, "none"] if values in ([""], ["None"]) else [flag, *values],
+    "--opt": lambda flag, values: [flag, *(value.lower() for value in values)],
     "--world-size": drop,  # torchrun sets it
     "--backend": drop,  # image decoding and transforms have one implementation here
     "--use-v2": drop,
@@ -133,10 +134,10 @@ def modernise(
     known = {name for action in parser._actions for name in action.option_strings}
     words: list[str] = []
     notes: list[str] = []
-    for flag, values in split_flags(argv, known | set(table)):
+    for typed, flag, values in split_flags(argv, known | set(table)):
         new = table[flag](flag, values) if flag in table else [flag, *values]
-        if new != [flag, *values]:
-            notes.append(f"{' '.join([flag, *values])} -> {' '.join(new) or 'dropped, not needed here'}")
+        if new != [typed, *values]:
+            notes.append(f"{' '.join([typed, *values])} -> {' '.join(new) or 'dropped, not needed here'}")
         words += new if flag else values
     return words, notes
 
@@ -146,18 +147,18 @@ def is_number(word: str) -> bool:
     return word[1:].replace(".", "", 1).isdigit()
 
 
-def split_flags(argv: Sequence[str], known: set[str]) -> list[tuple[str, list[str]]]:
-    """The words of a command line as (flag, values) pairs; words before the first flag come under the flag ""."""
-    pairs: list[tuple[str, list[str]]] = []
+def split_flags(argv: Sequence[str], known: set[str]) -> list[tuple[str, str, list[str]]]:
+    """A command line as (flag as typed, flag with dashes, values); words before the first flag come under the flag ""."""
+    found: list[tuple[str, str, list[str]]] = []
     for word in argv:
         name, equals, value = word.partition("=")
         dashed = name.replace("_", "-") if name.startswith("--") else name
         if dashed in known:
-            pairs.append((dashed, [value] if equals else []))
+            found.append((name, dashed, [value] if equals else []))
         elif word.startswith("-") and not is_number(word):
-            pairs.append((word, []))  # unknown, or a short flag with its value attached: argparse judges it
-        elif pairs:
-            pairs[-1][1].append(word)
+            found.append((word, word, []))  # unknown, or a short flag with its value attached: argparse judges it
+        elif found:
+            found[-1][2].append(word)
         else:
-            pairs.append(("", [word]))
-    return pairs
+            found.append(("", "", [word]))
+    return found

@@ -15,14 +15,13 @@ from train_utils.run_folder import RunFolder
 from train_utils.voc_eval import score_voc
 
 
-def say_classes(train_set, val_set) -> None:
-    """Print each class with its label and its boxes in training and validation data."""
-    train, val = (Counter(data.ground_truth()["labels"].tolist()) for data in (train_set, val_set))
-    names = enumerate(train_set.class_names, start=1)
-    say(
-        f"{len(train_set)} training and {len(val_set)} validation images; label class: boxes in each",
-        "  " + ", ".join(f"{label} {name}: {train[label]} + {val[label]}" for label, name in names),
-    )
+def say_classes(data_sets: dict) -> None:
+    """Print each class with its label and its boxes in every data set of {"training": ..., "validation": ...}."""
+    counts = [Counter(data.ground_truth()["labels"].tolist()) for data in data_sets.values()]
+    images = " and ".join(f"{len(data)} {name}" for name, data in data_sets.items())
+    names = next(iter(data_sets.values())).class_names
+    boxes = (f"{label} {name}: {' + '.join(str(count[label]) for count in counts)}" for label, name in enumerate(names, 1))
+    say(f"{images} images; label class: boxes", "  " + ", ".join(boxes))
 
 
 def epoch_row(

@@ -5,13 +5,19 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from train_utils.checkpoint import load_checkpoint, save_checkpoint
 from train_utils.distributed_utils import broadcast_object, is_main_process
 from train_utils.errors import InputError
 from train_utils.rebuild import script_hash
 from train_utils.run_folder import find_resume
 
 # settings that may differ between a run and its continuation without a word
-VOLATILE = {"resume", "notes", "device", "rank", "world_size", "gpu", "distributed", "output_dir", "workers", "print_freq"}
+VOLATILE = {
+    "resume", "weights", "weights_backbone", "notes", "device", "rank", "world_size", "gpu", "distributed", "output_dir",
+    "workers", "print_freq",
+}
+# what of the model may be changed by the command line of a continuation or a test
+THRESHOLDS = {"box_score_thresh", "box_nms_thresh", "box_detections_per_img"}
 
 
 def find_resume_path(resume: str | None, output_dir: str) -> Path | None:
@@ -33,6 +39,7 @@ def training_state(
     *,
     model_args: dict,
     class_names: list[str],
+    category_ids: list[int],
     settings: dict,
     script: Path,
 ) -> dict:
@@ -40,6 +47,7 @@ def training_state(
 
     Args:
         model: without DistributedDataParallel around it.
+        category_ids: the data set's own id of each class, for results in its numbering.
         settings: the script's flags, `vars(args)`.
         script: the file of the script, whose `create_model(model_args, class_names)` rebuilds the model.
     """
@@ -52,6 +60,7 @@ def training_state(
         "args": settings,
         "model_args": model_args,
         "class_names": class_names,
+        "category_ids": category_ids,
         "script": script.stem,
         "script_hash": script_hash(script),
     }
@@ -74,8 +83,8 @@ def check_resume(checkpoint: dict, path: Path, *, class_names: list[str], settin
             "to train on other classes start a new run with --weights"
         )
     old = checkpoint["args"]
-    for name in ("backbone", "net", "cfg"):
-        if name in settings and old.get(name) != settings[name]:
+    for name in ("backbone", "net", "cfg", "opt"):
+        if name in settings and not (name == "opt" and settings["test_only"]) and old.get(name) != settings[name]:
             raise InputError(f"{path} has --{name} {old.get(name)}, the command says {settings[name]}: make them equal")
     done = checkpoint["epoch"] + 1
     if done >= settings["epochs"] and not settings["test_only"]:
@@ -87,9 +96,36 @@ def check_resume(checkpoint: dict, path: Path, *, class_names: list[str], settin
     ]
 
 
+def merge_model_args(stored: dict, wanted: dict) -> tuple[dict, list[str]]:
+    """The model values of a checkpoint with the thresholds of this command; and what else the command would have changed."""
+    merged = stored | {name: wanted[name] for name in THRESHOLDS if name in wanted}
+    kept = [f"{name} {merged[name]} (the command says {value})" for name, value in wanted.items()
+            if name in merged and merged[name] != value and name not in ("norm", "norm_eps")]
+    return merged, kept
+
+
+def restore_best(folder: Path, resume_path: Path, epoch: int, best: int | None) -> None:
+    """Make best.pth of a continued run the checkpoint of its best epoch so far, or remove one from an abandoned future.
+
+    Args:
+        folder: of the run that goes on; may be another than the checkpoint's.
+        epoch: of the checkpoint that is continued.
+        best: the best epoch among the rows it holds.
+    """
+    source, target = resume_path.parent / "best.pth", folder / "best.pth"
+    if best == epoch:
+        source = resume_path
+    elif best is None or not source.is_file() or load_checkpoint(source)["epoch"] != best:
+        target.unlink(missing_ok=True)
+        return
+    if source.resolve() != target.resolve():
+        save_checkpoint(load_checkpoint(source), target)
+
+
 def restore_optimizer(optimizer: torch.optim.Optimizer, state: dict) -> None:
     """Momentum and the like from a checkpoint; rates and decay stay those of this command."""
     settings = [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
     optimizer.load_state_dict(state)
     for group, own in zip(optimizer.param_groups, settings):
         group.update(own)
+        group["initial_lr"] = own["lr"]

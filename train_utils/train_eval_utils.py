@@ -7,7 +7,7 @@ when you need another one.
 
 import contextlib
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,17 +17,21 @@ from torch import Tensor, nn
 from train_utils.bad_samples import BadSamples
 from train_utils.coco_eval import CocoResult, CocoScorer
 from train_utils.distributed_utils import (
+    broadcast_buffers,
     broadcast_object,
     gather_objects,
     get_rank,
     is_main_process,
     reduce_dict,
+    say,
     unwrap,
 )
 from train_utils.errors import InputError
 from train_utils.freeze import frozen_stay_in_eval
 from train_utils.lr_schedule import set_lr
 from train_utils.metric_logger import MetricLogger
+
+MAX_OVERFLOWS = 10  # fp16: so many steps in a row without a finite loss are no accident
 
 
 def train_one_epoch(
@@ -82,6 +86,7 @@ def train_one_epoch(
     model.train()
     frozen_stay_in_eval(model)
     steps_per_epoch = math.ceil(num_batches / accumulate)
+    overflows = 0  # in a row; the scaler leaves such fp16 steps out and lowers its scale
     for i, (images, targets) in enumerate(logger.log_every(data_loader, print_freq, f"Epoch: [{epoch}]")):
         step, window_start = epoch * steps_per_epoch + i // accumulate, i - i % accumulate
         window = min(accumulate, num_batches - window_start)  # the last window of an epoch may be shorter
@@ -96,7 +101,10 @@ def train_one_epoch(
         with no_sync(model, not last_of_window):
             with autocast(device, amp_dtype):
                 losses = parts_to_sum(model(images, targets))
-            check_finite(reduce_dict(losses), step, targets, data_loader, logger)
+            finite = log_losses(reduce_dict(losses), logger)
+            overflows = 0 if finite else overflows + 1
+            if not finite and (scaler is None or overflows > MAX_OVERFLOWS):
+                raise InputError(not_finite_message(losses, step, targets, data_loader))
             total = sum(losses.values()) / window
             (scaler.scale(total) if scaler else total).backward()
         if last_of_window:
@@ -114,24 +122,26 @@ def parts_to_sum(outputs: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name: value for name, value in outputs.items() if name.startswith("loss_")}
 
 
-def check_finite(
-    reduced: dict[str, Tensor], step: int, targets: list[dict], data_loader: Iterable, logger: MetricLogger
-) -> None:
-    """Log the losses, and stop on every process alike before a non-finite one reaches the weights.
+def log_losses(reduced: dict[str, Tensor], logger: MetricLogger) -> bool:
+    """Put the losses into the meters if all are finite, and tell whether they are; one transfer to the host a step.
 
-    `reduced` is the mean over the processes, so all of them see the same values. One transfer to the host a step.
+    `reduced` is the mean over the processes, so all of them come to the same answer.
     """
-    names = list(reduced)
-    values = dict(zip(names, torch.stack([reduced[name] for name in names]).tolist()))
+    values = dict(zip(reduced, torch.stack(list(reduced.values())).tolist()))
     total = sum(values.values())
-    if not math.isfinite(total):
-        parts = ", ".join(f"{name} {value:.4g}" for name, value in values.items())
-        paths = ", ".join(image_path_of(data_loader, target) for target in targets)
-        raise InputError(
-            f"the loss is not finite at step {step} ({parts}); images of the batch on process {get_rank()}: {paths}. "
-            "Usual causes: a learning rate too high for the batch size, or broken boxes in these files"
-        )
-    logger.update(loss=total, **values)
+    if math.isfinite(total):
+        logger.update(loss=total, **values)
+    return math.isfinite(total)
+
+
+def not_finite_message(losses: dict[str, Tensor], step: int, targets: list[dict], data_loader: Iterable) -> str:
+    """The loss parts and the image files of this process's batch."""
+    parts = ", ".join(f"{name} {value.item():.4g}" for name, value in losses.items())
+    paths = ", ".join(image_path_of(data_loader, target) for target in targets)
+    return (
+        f"the loss is not finite at step {step} ({parts}); images of the batch on process {get_rank()}: {paths}. "
+        "Usual causes: a learning rate too high for the batch size, or broken boxes in these files"
+    )
 
 
 def image_path_of(data_loader: Iterable, target: dict) -> str:
@@ -221,7 +231,9 @@ def detect(
         The arrays on rank 0, None on the others. An image that could not be read has no detections.
     """
     model = unwrap(model)  # DDP's forward would exchange buffers, and the processes have unequal numbers of batches
-    rows: list[tuple[np.ndarray, ...]] = []
+    broadcast_buffers(model)
+    rows: list[tuple[np.ndarray, ...]] = [EMPTY_ROW]
+    unreadable: list[str] = []
     progress = MetricLogger(enabled=is_main_process())
     with eval_mode(model):
         for images, targets in progress.log_every(data_loader, print_freq, "Test:"):
@@ -230,26 +242,31 @@ def detect(
                 outputs = model(images)
             for target, output in zip(targets, outputs):
                 if "unreadable" in target:
+                    unreadable.append(target["unreadable"])
                     continue
                 labels = output["labels"].cpu().numpy()
                 index = np.full(len(labels), int(target["image_id"]), dtype=np.int64)
                 scores, boxes = (output[name].float().cpu().numpy() for name in ("scores", "boxes"))
                 rows.append((index, labels, scores, boxes))
-    return merge_detections(gather_objects(rows), label_map)
+    gathered = gather_objects((unreadable, [np.concatenate(column) for column in zip(*rows)]))
+    if gathered is None:
+        return None
+    say(*(f"not evaluated, its objects count as missed: {path}" for paths, _ in gathered for path in paths))
+    return merge_detections([arrays for _, arrays in gathered], label_map)
+
+
+EMPTY_ROW = (np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, np.float32), np.zeros((0, 4), np.float32))
 
 
 def merge_detections(
-    gathered: list[list[tuple[np.ndarray, ...]]] | None, label_map: np.ndarray | None = None
-) -> dict[str, np.ndarray] | None:
-    """One flat array per field from the per-image arrays of all processes, in the order of the images."""
-    if gathered is None:
-        return None
-    rows = sorted((row for part in gathered for row in part if len(row[0])), key=lambda row: row[0][0])
-    empty = (np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, np.float32), np.zeros((0, 4), np.float32))
-    image_index, labels, scores, boxes = (np.concatenate(column) for column in zip(empty, *rows))
+    parts: list[Sequence[np.ndarray]], label_map: np.ndarray | None = None
+) -> dict[str, np.ndarray]:
+    """The (image_index, labels, scores, boxes) arrays of all processes as one array each, in the order of the images."""
+    image_index, labels, scores, boxes = (np.concatenate(column) for column in zip(*parts))
     if label_map is not None:
         labels = label_map[labels]
-    keep = labels > 0
+    order = np.argsort(image_index, kind="stable")
+    keep = order[labels[order] > 0]
     return {"image_index": image_index[keep], "labels": labels[keep], "scores": scores[keep], "boxes": boxes[keep]}
 
 
@@ -293,6 +310,7 @@ def validation_losses(
     Neither BatchNorm statistics nor the global random state change; the choices inside the losses are seeded by image.
     """
     model = unwrap(model)
+    broadcast_buffers(model)
     totals: dict[str, float] = {}
     num_images = 0
     devices = [device] if torch.device(device).type == "cuda" else []
