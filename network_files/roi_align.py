@@ -13,6 +13,9 @@ from torchvision.ops import roi_align
 from network_files.boxes import area, upcast
 from network_files.errors import InputError
 
+MAX_MATMUL_CELLS = 6_000  # of a feature map: above, torchvision's single-threaded kernel is faster
+MAX_MATMUL_ELEMENTS = 2**24  # 64 MiB of float32 for gradients spread along one axis
+
 
 class MultiScaleRoIAlign(nn.Module):
     """Cuts a block of fixed size out of the pyramid level that fits the size of each proposal.
@@ -69,7 +72,58 @@ class MultiScaleRoIAlign(nn.Module):
         return [2 ** round(math.log2(height / level.shape[-2])) for level in levels]
 
     def _pool(self, level: Tensor, rois: Tensor, stride: int) -> Tensor:
+        small = level.shape[-2] * level.shape[-1] <= MAX_MATMUL_CELLS
+        if level.device.type == "cpu" and small and level.requires_grad and self.sampling_ratio > 0:
+            return RoIAlignMatmulBackward.apply(level, rois, self.output_size, 1 / stride, self.sampling_ratio)
         return roi_align(level, rois, self.output_size, 1 / stride, self.sampling_ratio)
+
+
+class RoIAlignMatmulBackward(torch.autograd.Function):
+    """`torchvision.ops.roi_align` with a backward pass of matrix products, which use all CPU cores.
+
+    Bilinear interpolation, the mean over a bin and the rule that samples outside the map are 0 factor by axis: a block
+    is (weights of its rows) x (feature map) x (weights of its columns), so the gradient of the map is a sum of
+    (rows)^T x (gradient of the block) x (columns). torchvision's kernel adds up single samples in one thread.
+    The boxes get no gradient, as in torchvision.
+    """
+
+    @staticmethod
+    def forward(ctx, level: Tensor, rois: Tensor, output_size: tuple[int, int], scale: float, samples: int) -> Tensor:
+        """level [N, C, H, W], rois [R, 5] (image, x1, y1, x2, y2) in pixels of the batch -> [R, C, *output_size]."""
+        ctx.save_for_backward(rois)
+        ctx.level_shape, ctx.output_size, ctx.scale, ctx.samples = level.shape, output_size, scale, samples
+        return roi_align(level, rois, output_size, scale, samples)
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None, None, None, None]:
+        """gradient [R, C, *output_size] -> gradient of the level [N, C, H, W]."""
+        (rois,) = ctx.saved_tensors
+        num_images, channels, height, width = ctx.level_shape
+        x, y, x2, y2 = (rois[:, 1:] * ctx.scale).unbind(1)
+        rows = axis_weights(y, (y2 - y).clamp(min=1), height, ctx.output_size[0], ctx.samples)  # [R, S, H]
+        columns = axis_weights(x, (x2 - x).clamp(min=1), width, ctx.output_size[1], ctx.samples)  # [R, S, W]
+        level = gradient.new_zeros(num_images, height, channels * width)
+        piece = max(1, MAX_MATMUL_ELEMENTS // (ctx.output_size[0] * channels * width))  # RoIs at once
+        for image in range(num_images):
+            for r in (rois[:, 0] == image).nonzero().flatten().split(piece):
+                half = gradient[r].transpose(1, 2).flatten(1, 2) @ columns[r]  # [r, S * C, W]
+                level[image].addmm_(rows[r].flatten(0, 1).t(), half.view(-1, channels * width))  # [H, r * S] x [r * S, C * W]
+        return level.view(num_images, height, channels, width).transpose(1, 2), None, None, None, None
+
+
+def axis_weights(start: Tensor, size: Tensor, length: int, bins: int, samples: int) -> Tensor:
+    """How much each of `length` cells of an axis counts in each bin of each RoI: [R, bins, length].
+
+    start, size: [R] in cells. A bin is the mean of `samples` points; a point is interpolated between its two
+    neighbours, 0 further than one cell outside the map, and moved to the border cell between.
+    """
+    offsets = (torch.arange(bins * samples, dtype=start.dtype, device=start.device) + 0.5) / samples
+    points = start[:, None] + (size / bins)[:, None] * offsets  # [R, bins * samples]
+    inside = (points >= -1) & (points <= length)
+    cells = torch.arange(length, dtype=start.dtype, device=start.device)
+    distance = (points.clamp(0, length - 1)[:, :, None] - cells).abs()
+    weights = (1 - distance).clamp(min=0) * inside[:, :, None]
+    return weights.unflatten(1, (bins, samples)).mean(dim=2)
 
 
 def boxes_to_rois(boxes: list[Tensor], dtype: torch.dtype) -> Tensor:

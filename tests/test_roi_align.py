@@ -6,7 +6,7 @@ import pytest
 import torch
 import torchvision
 
-from network_files.roi_align import MultiScaleRoIAlign, fpn_levels
+from network_files.roi_align import MultiScaleRoIAlign, RoIAlignMatmulBackward, axis_weights, fpn_levels
 
 
 def pool_by_loops(feature, box, stride, side=7, samples=2):
@@ -131,3 +131,43 @@ def test_half_precision_maps_are_pooled_in_float32():
     assert pooled.dtype == torch.float32
     torch.testing.assert_close(pooled[0], pool_by_loops(feature[0].float(), BOXES[0], 4))
     assert math.isfinite(pooled.sum())
+
+
+def rois_of_every_kind(images, height, width):
+    """Inside, over each border, thinner than a cell, beyond the map, and in mixed order of the images."""
+    boxes = [[8, 8, 60, 40], [-30, -20, 10, 10], [width * 16 - 9, 3, width * 16 + 40, 50], [31.5, 5, 32, 6],
+             [width * 16 - 0.5, 0, width * 16, height * 16], [0, 0, width * 16, height * 16], [900, 900, 950, 990]]
+    return torch.tensor([[i % images, *box] for i, box in enumerate(boxes)], dtype=torch.float64)
+
+
+def test_the_gradient_by_matrix_products_is_that_of_the_kernel():
+    level = torch.randn(2, 3, 5, 6, dtype=torch.float64, requires_grad=True)
+    rois = rois_of_every_kind(2, 5, 6)
+    arguments = (rois, (7, 7), 1 / 16, 2)
+    pooled, expected = RoIAlignMatmulBackward.apply(level, *arguments), torchvision.ops.roi_align(level, *arguments)
+    assert torch.equal(pooled, expected)
+    gradient = torch.randn_like(expected)
+    (mine,) = torch.autograd.grad(pooled, level, gradient)
+    (kernel,) = torch.autograd.grad(expected, level, gradient)
+    torch.testing.assert_close(mine, kernel, rtol=0, atol=1e-12)
+    assert torch.autograd.gradcheck(lambda x: RoIAlignMatmulBackward.apply(x, *arguments), level)
+
+
+def test_the_gradient_in_small_pieces_and_of_no_proposal(monkeypatch):
+    level = torch.randn(1, 2, 5, 6, requires_grad=True)
+    rois = rois_of_every_kind(1, 5, 6).float()
+    whole, = torch.autograd.grad(RoIAlignMatmulBackward.apply(level, rois, (2, 2), 1 / 16, 2).sum(), level)
+    monkeypatch.setattr("network_files.roi_align.MAX_MATMUL_ELEMENTS", 1)
+    pieces, = torch.autograd.grad(RoIAlignMatmulBackward.apply(level, rois, (2, 2), 1 / 16, 2).sum(), level)
+    torch.testing.assert_close(whole, pieces)
+    none, = torch.autograd.grad(RoIAlignMatmulBackward.apply(level, rois[:0], (2, 2), 1 / 16, 2).sum(), level)
+    assert none.shape == level.shape and not none.any()
+
+
+def test_axis_weights_by_hand():
+    # one bin of two points at 0.5 and 1.5: cells 0 and 1 half each, cells 1 and 2 half each
+    torch.testing.assert_close(axis_weights(torch.tensor([0.0]), torch.tensor([2.0]), 4, 1, 2),
+                               torch.tensor([[[0.25, 0.5, 0.25, 0.0]]]))
+    # points at 3.25 (the last cell alone) and 4.75 (more than a cell outside: nothing)
+    torch.testing.assert_close(axis_weights(torch.tensor([2.5]), torch.tensor([3.0]), 4, 1, 2),
+                               torch.tensor([[[0.0, 0.0, 0.0, 0.5]]]))

@@ -75,7 +75,7 @@ def test_drawing_has_not_changed():
     """Drawn boxes by hand-recorded values: a change of the drawing must raise FORMAT in shapes.py."""
     _, objects = draw_picture(np.random.default_rng([0, 0, 0]), empty=False)
     assert [(SHAPE_CLASSES[label], box) for label, box, _ in objects][:2] == [
-        ("circle", [82, 74, 126, 118]), ("triangle", [102, 106, 122, 124])]
+        ("circle", [74, 65, 135, 125]), ("triangle", [102, 105, 123, 124])]
 
 
 def test_made_once(tmp_path):

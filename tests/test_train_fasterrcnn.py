@@ -197,7 +197,8 @@ def test_coco_scores_as_pycocotools_scores_the_json_file(shared_data, tmp_path, 
     backbone = shared_data / "weights" / "squeezenet" / "squeezenet1_1_imagenet_from_ncnn_fp16.pth"
     script.main(script.parse_args([
         "--dataset", "coco", "--data-path", str(coco), "--num-classes", "90", "--backbone", "squeezenet1_1",
-        "--weights-backbone", str(backbone), "--box-score-thresh", "0.0", "--epochs", "1", "--output-dir", "out", *SMALL]))
+        "--weights-backbone", str(backbone), "--box-score-thresh", "0.0", "--box-detections", "2000", "--epochs", "1", "--output-dir", "out",
+        *SMALL]))
     last = read_last_row(tmp_path / "out")
     with contextlib.redirect_stdout(io.StringIO()):
         truth = COCO(str(coco / "annotations" / "instances_val2017.json"))
