@@ -222,6 +222,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         args.dataset = "shapes"
         notes.append("quick start: " + " ".join(f"{name}={value}" for name, value in quick.items()))
     notes += [f"--{name.replace('_', '-')} has no effect with {why}" for name, why in idle_flags(args) if name in given]
+    layers, pretrained = args.trainable_backbone_layers, args.weights or args.weights_backbone != "none"
+    if not pretrained and (args.freeze_epochs or layers is not None and layers < len(BACKBONES[args.backbone].stages)):
+        notes.append("warning: nothing is pretrained, yet part of the backbone is frozen: it stays at its random start")
     args.notes = notes
     return args
 

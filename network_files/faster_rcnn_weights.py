@@ -76,7 +76,7 @@ def published_weights(name: str) -> PublishedWeights:
     short = short.removeprefix("fasterrcnn_").removesuffix("_weights")
     if short not in PUBLISHED or version not in ("", "coco_v1", "default"):
         choices = ", ".join(f"fasterrcnn_{known}" for known in PUBLISHED)
-        raise InputError(f"no published Faster R-CNN weights are called {name!r} (choose from {choices})")
+        raise InputError(f"{name!r} is neither a weights file nor a published Faster R-CNN (choose from {choices})")
     return PUBLISHED[short]
 
 

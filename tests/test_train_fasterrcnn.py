@@ -174,6 +174,8 @@ def test_a_schedule_of_ones_own_replaces_that_of_the_quick_start():
     assert (own.opt, own.lr_scheduler, own.lr, own.backbone) == ("sgd", "multistep", 0.02, "small_cnn")
     idle = script.parse_args(["--dataset", "voc", "--lr-scheduler", "cosine", "--lr-steps", "7"])
     assert "--lr-steps has no effect with --lr-scheduler cosine" in idle.notes
+    assert any("random start" in note for note in script.parse_args(["--freeze-epochs", "1"]).notes)
+    assert not any("random start" in note for note in quick.notes)
 
 
 def test_weights_of_other_classes_keep_the_rows_of_equal_names(run, tmp_path, capsys):
@@ -197,8 +199,8 @@ def test_coco_scores_as_pycocotools_scores_the_json_file(shared_data, tmp_path, 
     backbone = shared_data / "weights" / "squeezenet" / "squeezenet1_1_imagenet_from_ncnn_fp16.pth"
     script.main(script.parse_args([
         "--dataset", "coco", "--data-path", str(coco), "--num-classes", "90", "--backbone", "squeezenet1_1",
-        "--weights-backbone", str(backbone), "--box-score-thresh", "0.0", "--box-detections", "2000", "--epochs", "1", "--output-dir", "out",
-        *SMALL]))
+        "--weights-backbone", str(backbone), "--box-score-thresh", "0.0", "--box-detections", "2000", "--epochs", "1",
+        "--output-dir", "out", *SMALL]))
     last = read_last_row(tmp_path / "out")
     with contextlib.redirect_stdout(io.StringIO()):
         truth = COCO(str(coco / "annotations" / "instances_val2017.json"))
