@@ -114,7 +114,7 @@ def train_one_epoch(
         logger.update(lr=optimizer.param_groups[0]["lr"])
     if bad_samples is not None:
         bad_samples.check()
-    return torch.tensor([logger.meters["loss"].global_avg]), optimizer.param_groups[0]["lr"]
+    return torch.tensor([logger.means().get("loss", math.nan)]), optimizer.param_groups[0]["lr"]
 
 
 def parts_to_sum(outputs: dict[str, Tensor]) -> dict[str, Tensor]:
