@@ -85,7 +85,8 @@ def time_steps(words: list[str], steps: int) -> None:
     args.rank, args.world_size, args.gpu, args.distributed = 0, 1, 0, False
     device = torch.device(args.device)
     train_set, _ = script.open_data(args)
-    args.trainable_backbone_layers = script.default_trainable_layers(args)
+    if args.trainable_backbone_layers is None:
+        args.trainable_backbone_layers = script.default_trainable_layers(args)
     model_args = script.resolve_model_args(args, None)
     models = {}
     for name, create in (("ours", OURS), ("torchvision", torchvision_model)):
