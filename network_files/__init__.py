@@ -19,6 +19,9 @@ _MODULE_OF = {
     "MultiScaleRoIAlign": "roi_align",
     "RPNHead": "rpn",
     "RegionProposalNetwork": "rpn",
+    "SSD": "ssd",
+    "SquashResize": "resize",
+    "build_ssd": "ssd_nets",
 }
 
 __all__ = sorted(_MODULE_OF)

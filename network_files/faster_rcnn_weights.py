@@ -9,7 +9,7 @@ Words:  predictor = the last two layers, `cls_score` [C, F] and `bbox_pred` [4 C
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -18,9 +18,9 @@ from torch import Tensor, nn
 
 from network_files.backbones import BACKBONES, build_backbone
 from network_files.errors import InputError
+from network_files.state_dicts import LoadReport, checked_names, detector_family, shapes, unwrap
 
 PREDICTOR = "roi_heads.box_predictor."
-COUNTER = "num_batches_tracked"  # of BatchNorm2d: absent from frozen norms and from old files, and never needed
 
 
 @dataclass(frozen=True)
@@ -85,18 +85,6 @@ def published_by_file(name: str) -> PublishedWeights | None:
     return next((entry for entry in PUBLISHED.values() if entry.url.endswith(f"/{name}")), None)
 
 
-def unwrap(container: Mapping) -> dict[str, Tensor]:
-    """The tensors of a checkpoint, found under "model" or in the dict itself, with `module.` removed from their keys.
-
-    Optimiser, epoch and other entries are ignored. Raises InputError if no tensor is found.
-    """
-    state = container["model"] if isinstance(container.get("model"), Mapping) else container
-    tensors = {key.removeprefix("module."): value for key, value in state.items() if isinstance(value, Tensor)}
-    if not tensors:
-        raise InputError(f"this file holds no model weights (its entries are: {', '.join(map(str, state)) or 'none'})")
-    return tensors
-
-
 def rename_old_keys(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Today's spelling of the keys of torchvision's files before 0.14 and of the course repository; others stay.
 
@@ -127,31 +115,6 @@ def _spell_like(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> di
     return respelled
 
 
-# Telling files apart: the first entry of which a key has the substring names the family.
-FAMILIES = (
-    ("roi_heads.mask_", "a Mask R-CNN"),
-    ("roi_heads.keypoint_", "a Keypoint R-CNN"),
-    ("roi_heads.box_head.5.", "a Faster R-CNN v2"),
-    ("roi_heads.box_", "a Faster R-CNN"),
-    ("head.classification_head.module_list.", "an SSD"),
-    ("module_list.", "a YOLOv3"),
-    ("classification_headers.", "an SSD"),
-    ("conf.0.", "an SSD"),
-    ("head.classification_head.bbox_ctrness", "an FCOS"),
-    ("head.classification_head.conv.", "a RetinaNet"),
-    ("fc.weight", "an image classifier"),
-    ("classifier.", "an image classifier"),
-)
-
-
-def detector_family(state: Mapping[str, Tensor]) -> str:
-    """The kind of network a state_dict belongs to, with its article, e.g. "an SSD", or "an unknown network"."""
-    for substring, family in FAMILIES:
-        if any(substring in key for key in state):
-            return family
-    return "an unknown network"
-
-
 def infer_backbone(state: Mapping[str, Tensor]) -> str | None:
     """The row of `BACKBONES` whose keys and shapes are those of the state's `backbone.*`; None if there is none.
 
@@ -161,8 +124,8 @@ def infer_backbone(state: Mapping[str, Tensor]) -> str | None:
     for name in BACKBONES:
         fpn = state.get("backbone.fpn.layer_blocks.0.0.weight")
         backbone_keys = _empty_backbone(name, 256 if fpn is None else fpn.shape[0]).state_dict()
-        wanted = _shapes({f"backbone.{key}": value for key, value in backbone_keys.items()})
-        found = _shapes(_spell_like(state, wanted))
+        wanted = shapes({f"backbone.{key}": value for key, value in backbone_keys.items()})
+        found = shapes(_spell_like(state, wanted))
         if {key: shape for key, shape in found.items() if key.startswith("backbone.")} == wanted:
             return name
     return None
@@ -176,42 +139,12 @@ def _empty_backbone(name: str, fpn_channels: int) -> nn.Module:
         return build_backbone(name, fpn_channels=fpn_channels)
 
 
-def _shapes(state: Mapping[str, Tensor]) -> dict[str, torch.Size]:
-    return {key: value.shape for key, value in state.items() if not key.endswith(COUNTER)}
-
-
 def describe(state: Mapping[str, Tensor]) -> str:
     """The family and, for a Faster R-CNN, the backbone of a state_dict, for messages."""
     family = detector_family(state)
     if "Faster R-CNN" not in family:
         return family
     return f"{family} on {infer_backbone(state) or 'an unknown backbone'}"
-
-
-@dataclass
-class LoadReport:
-    """What `load_detector_weights` did: tensors loaded whole, keys skipped by reason, classes kept and new."""
-
-    loaded: int = 0
-    missing: list[str] = field(default_factory=list)
-    unexpected: list[str] = field(default_factory=list)
-    misshapen: list[str] = field(default_factory=list)
-    predictor_replaced: bool = False
-    kept_classes: list[str] = field(default_factory=list)
-    new_classes: list[str] = field(default_factory=list)
-
-    def summary(self) -> str:
-        """One line for a log."""
-        parts = [f"{self.loaded} tensors loaded"]
-        if self.predictor_replaced:
-            kept, new = (", ".join(names) or "none" for names in (self.kept_classes, self.new_classes))
-            parts.append(f"box predictor replaced, classes kept: {kept}, new: {new}")
-        parts += [f"{what} and skipped: {', '.join(keys)}" for what, keys in self.faults().items() if keys]
-        return "; ".join(parts)
-
-    def faults(self) -> dict[str, list[str]]:
-        """The skipped keys by reason."""
-        return {"missing": self.missing, "unexpected": self.unexpected, "of another shape": self.misshapen}
 
 
 def load_detector_weights(
@@ -242,11 +175,8 @@ def load_detector_weights(
         state.update(predictor)
     replaced = set() if rows is None else {key for key in wanted if key.startswith(PREDICTOR)}
 
-    counters = {key for key in {*state, *wanted} if key.endswith(COUNTER)}
     needed = [key for key in wanted if key not in replaced]
-    report.missing = [key for key in needed if key not in state and key not in counters]
-    report.unexpected = [key for key in state if key not in wanted and key not in counters]
-    report.misshapen = [key for key in needed if key in state and state[key].shape != wanted[key].shape]
+    report.compare(state, wanted, needed)
     if any(report.faults().values()) and not partial:
         raise InputError(_mismatch_sentence(report, {**state, **predictor}, wanted))
 
@@ -264,11 +194,7 @@ def _mismatch_sentence(report: LoadReport, state: Mapping[str, Tensor], wanted: 
     start = f"this file holds {source}, the model is {target}"
     if source == target:
         start = f"this file does not fit the model, {target}"
-    lists = []
-    for what, keys in report.faults().items():
-        if keys:
-            lists.append(f"{len(keys)} keys {what}: {', '.join(keys[:5])}{', ...' if len(keys) > 5 else ''}")
-    return f"{start} ({'; '.join(lists)})"
+    return report.fault_sentence(start)
 
 
 def _predictor_rows(model, predictor, class_names, source_class_names, report: LoadReport) -> dict[int, int] | None:
@@ -279,28 +205,11 @@ def _predictor_rows(model, predictor, class_names, source_class_names, report: L
         return None  # something else than the class count is wrong: the comparison of shapes will tell
     if boxes.shape[0] != 4 * weight.shape[0]:
         raise InputError(f"damaged predictor: bbox_pred has {len(boxes)} rows for {len(weight)} classes, not four each")
-    names = _checked_names(class_names, len(own), "the model")
-    source_names = _checked_names(source_class_names, len(weight), "the file")
+    names = checked_names(class_names, len(own), "the model")
+    source_names = checked_names(source_class_names, len(weight), "the file")
     if len(weight) == len(own) and (names is None or source_names is None or names == source_names):
         return None
-    rows = {}
-    if names is not None and source_names is not None:
-        shared = [name for name in names if name in source_names and name != "N/A"]
-        rows = {names.index(name) + 1: source_names.index(name) + 1 for name in shared}
-    if rows:
-        rows[0] = 0  # background
-    report.predictor_replaced = True
-    report.kept_classes = [name for i, name in enumerate(names or [], start=1) if i in rows]
-    report.new_classes = [name for i, name in enumerate(names or [], start=1) if i not in rows]
-    return rows
-
-
-def _checked_names(names: Sequence[str] | None, num_rows: int, whose: str) -> list[str] | None:
-    if names is None:
-        return None
-    if len(names) != num_rows - 1:
-        raise InputError(f"{whose} has {num_rows - 1} classes besides background, but {len(names)} names are given")
-    return [name.strip() for name in names]
+    return report.keep_classes(names, source_names)
 
 
 def _copy_rows(model: nn.Module, predictor: Mapping[str, Tensor], rows: Mapping[int, int]) -> None:

@@ -2,9 +2,11 @@
 
 import pytest
 import torch
+from PIL import Image
+from torch.nn import functional as F
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
-from network_files.resize import IMAGENET_MEAN, IMAGENET_STD, ShortSideResize
+from network_files.resize import IMAGENET_MEAN, IMAGENET_STD, ShortSideResize, SquashResize
 
 
 @pytest.mark.parametrize(
@@ -140,3 +142,92 @@ def test_gradient_reaches_the_image():
 def test_wrong_images(images, message):
     with pytest.raises(ValueError, match=message):
         ShortSideResize()(images)
+
+
+# SquashResize
+
+HALVES = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+
+
+def squash(size=30, **settings):
+    return SquashResize(size, *HALVES, **settings)
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "float"])
+def test_squashed_as_torchvision_does(dtype):
+    images = [torch.randint(256, (3, h, w), dtype=torch.uint8) for h, w in [(50, 70), (64, 40), (30, 30), (20, 21)]]
+    floats = [image / 255 for image in images]
+    theirs = GeneralizedRCNNTransform(30, 30, *map(list, HALVES), size_divisible=1, fixed_size=(30, 30))
+    batch = squash()(images if dtype == "uint8" else floats)
+    assert torch.equal(batch.images, theirs(floats)[0].tensors)
+    assert batch.image_sizes == [(30, 30)] * 4 and batch.original_sizes == [(50, 70), (64, 40), (30, 30), (20, 21)]
+
+
+def test_each_axis_of_the_boxes_is_scaled_for_itself():
+    target = {"boxes": torch.tensor([[3.0, 4.0, 30.0, 20.0]]), "labels": torch.tensor([2], dtype=torch.int32)}
+    transform = squash()
+    batch = transform([torch.zeros(3, 40, 60)], [target])
+    torch.testing.assert_close(batch.targets[0]["boxes"], torch.tensor([[1.5, 3.0, 15.0, 15.0]]))
+    assert batch.targets[0]["labels"].dtype == torch.int64
+    back = transform.boxes_to_original(batch.targets[0]["boxes"], batch.image_sizes[0], batch.original_sizes[0])
+    torch.testing.assert_close(back, target["boxes"])
+    empty = {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.int64)}
+    assert transform([torch.zeros(3, 40, 60)], [empty]).targets[0]["boxes"].shape == (0, 4)
+
+
+def test_an_image_of_the_right_size_is_only_normalised(monkeypatch):
+    monkeypatch.setattr(F, "interpolate", None)
+    image = torch.rand(3, 30, 30)
+    assert torch.equal(squash()([image]).images[0], (image - 0.5) / 0.5)
+    assert torch.equal(squash(antialias=True)([image]).images[0], (image - 0.5) / 0.5)
+
+
+def test_all_images_may_share_a_batch():
+    assert squash().padded_size(7, 5000) == (30, 30)
+
+
+@pytest.mark.parametrize("size", [(375, 500), (31, 29), (20, 90), (1, 1)])
+def test_antialias_is_pillow(size):
+    blocks = torch.randint(256, (1, 3, 12, 16)).float()  # edges, but not noise only
+    image = (F.interpolate(blocks, size=size) * 0.8 + torch.rand(1, 3, *size) * 50)[0].to(torch.uint8)
+    pillow = Image.fromarray(image.permute(1, 2, 0).numpy()).resize((30, 30), Image.Resampling.BILINEAR)
+    expected = torch.frombuffer(bytearray(pillow.tobytes()), dtype=torch.uint8).reshape(30, 30, 3).permute(2, 0, 1)
+    for given in (image, image / 255):
+        pixels = (squash(antialias=True)([given]).images[0] * 0.5 + 0.5) * 255
+        assert (pixels - expected).abs().max() <= 1.01  # Pillow rounds after each of its two passes
+    if size == (375, 500):
+        assert ((squash()([image]).images[0] * 0.5 + 0.5) * 255 - expected).abs().max() > 10
+
+
+def test_one_piece_or_image_after_image():
+    images = list(torch.randint(256, (3, 3, 50, 70), dtype=torch.uint8))
+    transform = squash()
+    apart = transform._pieces(images, torch.device("cpu"))
+    together = transform._pieces(images, torch.device("cuda"))
+    assert [piece.shape[0] for piece in apart] == [1, 1, 1] and [piece.shape[0] for piece in together] == [3]
+    assert len(transform._pieces([*images, torch.zeros(3, 50, 70)], torch.device("cuda"))) == 4
+    resized = [transform._normalise_and_resize(piece, (30, 30), torch.float32) for piece in together]
+    torch.testing.assert_close(resized[0], transform(images).images)
+
+
+def test_squash_changes_nothing_given_and_takes_other_dtypes():
+    images = torch.rand(2, 3, 16, 16)
+    before = images.clone()
+    assert squash()(images, dtype=torch.float64).images.dtype == torch.float64
+    assert squash(16)(images.half(), dtype=torch.bfloat16).images.dtype == torch.bfloat16
+    squash(16)(images)
+    assert torch.equal(images, before)
+    images.requires_grad_()
+    squash()(images).images.sum().backward()
+    assert images.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize("images, message", [([], "empty"), ([torch.zeros(1, 4, 4)], r"image 0 must be \[3, H, W\]")])
+def test_squash_wrong_images(images, message):
+    with pytest.raises(ValueError, match=message):
+        squash()(images)
+
+
+def test_squash_to_nothing():
+    with pytest.raises(ValueError, match="at least 1 pixel"):
+        squash(0)
