@@ -8,6 +8,9 @@ import importlib
 _HOME = {  # public name -> module that defines it
     "VOCDataSet": "voc",
     "CocoDetection": "coco",
+    "OpenImagesDataset": "open_images",
+    "JoinedDataset": "concat",
+    "balanced_subset": "balance",
     "make_shapes": "shapes",
     "SHAPE_CLASSES": "shapes",
     "TrainingSamples": "samples",
@@ -16,6 +19,7 @@ _HOME = {  # public name -> module that defines it
     "InputError": "errors",
     "summarise_faults": "annotations",
     "read_class_file": "class_names",
+    "read_labels": "class_names",
     "UnreadableImage": "image_io",
     "read_image": "image_io",
 }

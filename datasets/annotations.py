@@ -1,7 +1,7 @@
 """What every reader shares: faults, parsing of numbers, the cleaning policy for boxes, and the flat table.
 
-A reader (voc.py, coco.py) only parses: it fills `RawAnnotations` and a list of `Fault`s. `build_table` applies the
-policy, which is written here and nowhere else:
+A reader (voc.py, coco.py, open_images.py) only parses: it fills `RawAnnotations` and a list of `Fault`s. `build_table`
+applies the policy, which is written here and nowhere else:
 
     coordinate that is not a finite number     drop the object
     corners swapped, width or height zero      drop the object

@@ -12,26 +12,48 @@ from pathlib import Path
 from datasets.errors import InputError
 
 VOC_CLASS_FILE = Path(__file__).parent / "classes" / "pascal_voc_classes.json"
+BACKGROUND = "background"  # in any case; stands on the first line of jetson's labels.txt files of a model, and is no class
 PLACEHOLDER = "N/A"  # stands for an unused label, as in the published table of COCO's 90 sparse ids; may repeat
 
 
 def read_class_file(path: str | os.PathLike) -> list[str]:
-    """Class names in label order from a JSON file (a list, or name -> id counted from 1) or a text file, one per line.
+    """Class names in label order from a JSON file (a list, or name -> id counted from 1) or a text file (`read_labels`).
 
     Raises:
         FileNotFoundError: no such file.
         InputError: not such a list; an empty, repeated or blank-separated name; ids that are not 1..C.
     """
     path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"class file {path} does not exist; give a .json or .txt file with the class names")
+    if path.suffix.lower() != ".json":
+        return read_labels(path)
     try:
-        text = path.read_bytes().decode("utf-8-sig")
-        if path.suffix.lower() == ".json":
-            return _check(_names_from_json(json.loads(text), path), path)
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        return _check(_names_from_json(json.loads(_read_text(path)), path), f"class file {path}")
+    except (json.JSONDecodeError, RecursionError) as error:
         raise InputError(f"class file {path} cannot be read ({error}); save it as UTF-8 text") from error
-    return _check([line.strip() for line in text.rstrip().splitlines()], path)
+
+
+def read_labels(path: str | os.PathLike) -> list[str]:
+    """Class names in label order from a text file, jetson's labels.txt in both its habits included.
+
+    One name per line, or all names in one line with commas between them. A BACKGROUND at the head and blank lines at the
+    end are left out: neither is a class.
+
+    Raises:
+        FileNotFoundError: no such file.
+        InputError: no name; a blank or repeated one or a BACKGROUND further down, by line.
+    """
+    path = Path(path)
+    lines = [line.strip() for line in _read_text(path).rstrip().splitlines()]
+    in_one_line = len(lines) == 1 and "," in lines[0]
+    names = [name.strip() for name in lines[0].rstrip(", ").split(",")] if in_one_line else lines
+    first = 1
+    if names and _is_background(names[0]):
+        names, first = names[1:], 2
+    word = "name" if in_one_line else "line"
+    for position, name in enumerate(names, start=first):
+        if _is_background(name):
+            raise InputError(f"class file {path}, {word} {position}: {name} may only stand first; remove it, or move it there")
+    return _check(names, f"class file {path}", word, first)
 
 
 def as_class_names(names: Sequence[str] | str | os.PathLike) -> list[str]:
@@ -73,13 +95,29 @@ def _names_from_json(content: object, path: Path) -> list[str]:
     return [name.strip() for name in names]
 
 
-def _check(names: list[str], source: object) -> list[str]:
+def _read_text(path: Path) -> str:
+    if not path.is_file():
+        raise FileNotFoundError(f"class file {path} does not exist; give a .json or .txt file with the class names")
+    try:
+        return path.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InputError(f"class file {path} cannot be read ({error}); save it as UTF-8 text") from error
+
+
+def _is_background(name: str) -> bool:
+    return name.strip("_").lower() == BACKGROUND  # torchvision and others write __background__
+
+
+def _check(names: list[str], source: object, word: str = "class", first: int = 1) -> list[str]:
+    """The names, if they can be a class list; `word` and `first` say how the source counts them."""
     if not names:
         raise InputError(f"{source} holds no class name; write one name per line, without the background")
     if "" in names:
         # Skipping the blank would silently shift the ids of all names after it.
-        raise InputError(f"{source}: class {names.index('') + 1} is blank; remove the empty line or name")
-    repeated = sorted({name for name in names if name != PLACEHOLDER and names.count(name) > 1})
-    if repeated:
-        raise InputError(f'{source}: the class "{repeated[0]}" stands there twice; remove one')
+        raise InputError(f"{source}, {word} {names.index('') + first} is blank; remove the empty line or name")
+    seen: set[str] = set()
+    for position, name in enumerate(names, start=first):
+        if name in seen and name != PLACEHOLDER:
+            raise InputError(f'{source}, {word} {position}: the class "{name}" stands there twice; remove one')
+        seen.add(name)
     return names

@@ -110,7 +110,9 @@ def _unwrap(dataset: Dataset | Sequence, index: int) -> tuple[Dataset | Sequence
 
 def _select_images(truth: dict, images: np.ndarray) -> dict:
     """Ground truth of some images in the given order, renumbered from 0."""
-    rows = [np.flatnonzero(truth["image_index"] == image) for image in images]
+    by_image = np.argsort(truth["image_index"], kind="stable")
+    ends = np.cumsum(np.bincount(truth["image_index"], minlength=truth["num_images"]))
+    rows = [by_image[ends[image - 1] if image > 0 else 0 : ends[image]] for image in images]
     order = np.concatenate([np.empty(0, dtype=np.int64), *rows])
     selected = dict(truth, num_images=len(images))
     for key in ("heights", "widths", "source_image_ids"):

@@ -74,8 +74,11 @@ class PhotometricDistort:
 
 
 def adjust_colours(image: Tensor, brightness: float = 1.0, contrast: float = 1.0, saturation: float = 1.0,
-                   hue: float = 0.0) -> Tensor:
-    """Colours of a uint8 image [3, H, W] changed; 1, 1, 1, 0 leave it as it is. hue is a fraction of a full turn."""
+                   hue: float = 0.0, shift: float = 0.0) -> Tensor:
+    """Colours of a uint8 image [3, H, W] changed; 1, 1, 1, 0, 0 leave it as it is.
+
+    hue is a fraction of a full turn; shift (in levels of 255) is added to all channels at the end.
+    """
     assert image.dtype == torch.uint8
     cos, sin = math.cos(2 * math.pi * hue), math.sin(2 * math.pi * hue)
     turn = torch.tensor([[1.0, 0.0, 0.0], [0.0, cos, sin], [0.0, -sin, cos]])  # red -> yellow -> green
@@ -83,6 +86,6 @@ def adjust_colours(image: Tensor, brightness: float = 1.0, contrast: float = 1.0
     matrix = contrast * brightness * (YIQ_TO_RGB @ turn @ RGB_TO_YIQ @ towards_grey)
     pixels = image.reshape(3, -1).float()
     mean_grey = brightness * (LUMA @ pixels.mean(dim=1))
-    offset = (1 - contrast) * mean_grey + 0.5  # 0.5: conversion to uint8 cuts off, so this rounds
+    offset = (1 - contrast) * mean_grey + shift + 0.5  # 0.5: conversion to uint8 cuts off, so this rounds
     out = torch.addmm(offset.expand(3, 1), matrix, pixels)
     return out.clamp_(0, 255).to(torch.uint8).reshape(image.shape)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 from lxml import etree
 
 from datasets.annotations import (
@@ -27,15 +28,18 @@ from datasets.annotations import (
 from datasets.class_names import as_class_names, describe_unknown_class, order_class_names
 from datasets.detection_dataset import DetectionDataset
 from datasets.errors import InputError
+from datasets.image_files import IMAGE_SUFFIXES, ImageFolder
 from datasets.image_io import UnreadableImage, image_size
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")  # compared in lower case; the first one found is taken
+SMALL_SHARE, SHARE_SEED = 0.2, 0  # how a default.txt is divided
+LARGE, SMALL = "80 %", "20 %"
+SHARES = {"train": LARGE, "trainval": LARGE, "val": SMALL, "test": SMALL}
 MAX_XML_BYTES = 16 * 2**20
 BOX_TAGS = ("xmin", "ymin", "xmax", "ymax")
 EXPECTED_TREE = """\
     {0}/
         Annotations/*.xml
-        JPEGImages/*.jpg (or .png, .bmp, .webp)
+        JPEGImages/*.jpg (or .png, .bmp, .webp, .tif)
         ImageSets/Main/train.txt, val.txt
     or the same three folders in {0}/VOC2012/ or {0}/VOCdevkit/VOC2012/"""
 
@@ -53,6 +57,7 @@ class VOCDataSet(DetectionDataset):
             splits, so that training and validation agree.
         drop_empty: leave out images without objects to train on.
         skip_difficult: leave difficult objects out of the targets.
+        skip_unknown: drop objects of classes outside the class list instead of stopping.
 
     Raises:
         FileNotFoundError: no VOC folder, year or split there; the message shows what was expected.
@@ -64,10 +69,10 @@ class VOCDataSet(DetectionDataset):
     def __init__(self, voc_root: str | os.PathLike, year: str = "2012", transforms: Callable | None = None,
                  txt_name: str = "train.txt", *, train_set: str | None = None,
                  class_names: Sequence[str] | str | os.PathLike | None = None, drop_empty: bool = False,
-                 skip_difficult: bool = False):
+                 skip_difficult: bool = False, skip_unknown: bool = False):
         folder = find_voc_folder(voc_root, year)
         names = None if class_names is None else as_class_names(class_names)
-        table, faults = read_voc(folder, train_set or txt_name, names)
+        table, faults = read_voc(folder, train_set or txt_name, names, skip_unknown)
         super().__init__(table, faults, transforms, skip_difficult=skip_difficult, drop_empty=drop_empty)
 
 
@@ -88,36 +93,61 @@ def find_voc_folder(voc_root: str | os.PathLike, year: str = "2012") -> Path:
     raise FileNotFoundError(f"the data path {root} {problem}; expected is\n{EXPECTED_TREE.format(root)}")
 
 
-def read_split(folder: Path, split: str) -> list[str]:
-    """The image stems of a split file, in its order, each once.
+def read_split(folder: Path, split: str) -> tuple[list[str], list[Fault]]:
+    """The image stems of a split file, in its order, each once; and a fault if they are a share of CVAT's default.txt.
+
+    Where default.txt is the only split of an export, train and trainval are 80 % of it, val and test the other 20 %.
 
     Raises:
         FileNotFoundError: no such split; the message lists those that exist.
-        InputError: the file lists nothing.
+        InputError: the file lists nothing, or too little to share.
     """
     name = split.removesuffix(".txt")
-    places = [folder / "ImageSets" / "Main" / f"{name}.txt", folder / "ImageSets" / f"{name}.txt"]
-    path = next((place for place in places if place.is_file()), None)
-    if path is None:
+    path = _split_file(folder, name)
+    if path is not None:
+        stems = _stems_in(path)
+        if not stems:
+            raise InputError(f"split file {path} lists no image; write one file stem per line")
+        return stems, []
+    default = _split_file(folder, "default")
+    # Beside a split of the user's own, a share of the default could hold images of it: then this split is missing.
+    if default is None or name not in SHARES or any(_split_file(folder, other) for other in SHARES):
         found = ", ".join(sorted(p.stem for p in _split_files(folder))[:12]) or "none"
-        raise FileNotFoundError(f"split file {places[0]} does not exist; splits found: {found}")
-    stems = _stems_in(path)
-    if not stems:
-        raise InputError(f"split file {path} lists no image; write one file stem per line")
-    return stems
+        raise FileNotFoundError(f"split file {folder / 'ImageSets' / 'Main' / name}.txt does not exist; splits found: {found}")
+    stems = _share(_stems_in(default), default, SHARES[name])
+    kind = f"split {name} missing, {SHARES[name]} of default.txt taken"
+    return stems, [Fault(str(default), "", kind, f"{len(stems)} images; write {name}.txt to choose them", FIX)]
 
 
-def read_voc(folder: Path, split: str, class_names: list[str] | None = None) -> tuple[AnnotationTable, list[Fault]]:
+def _split_file(folder: Path, name: str) -> Path | None:
+    places = [folder / "ImageSets" / "Main" / f"{name}.txt", folder / "ImageSets" / f"{name}.txt"]
+    return next((place for place in places if place.is_file()), None)
+
+
+def _share(stems: list[str], path: Path, share: str) -> list[str]:
+    """The larger or the smaller part; the same whatever the order of the lines."""
+    if len(stems) < 2:
+        raise InputError(f"split file {path} lists {len(stems)} image{'s' * (not stems)}, too few for training and validation; "
+                         "add images")
+    order = np.random.default_rng(SHARE_SEED).permutation(len(stems))
+    num_small = max(1, round(SMALL_SHARE * len(stems)))
+    chosen = order[:num_small] if share == SMALL else order[num_small:]
+    return [sorted(stems)[i] for i in sorted(chosen)]
+
+
+def read_voc(folder: Path, split: str, class_names: list[str] | None = None,
+             skip_unknown: bool = False) -> tuple[AnnotationTable, list[Fault]]:
     """Annotations of one split and all their faults; a fault that stops is listed like the others, not raised."""
-    stems, faults = read_split(folder, split), []
+    stems, faults = read_split(folder, split)
     parsed = _parse_all(folder, stems, faults)
     if class_names is None:
         class_names = _find_class_names(folder, parsed)
-    raw, labels, images = RawAnnotations(), {name: k + 1 for k, name in enumerate(class_names)}, _ImageFinder(folder)
+    raw, images = RawAnnotations(), ImageFolder(folder / "JPEGImages")
+    labels, unknown_action = {name: k + 1 for k, name in enumerate(class_names)}, DROP_OBJECT if skip_unknown else STOP
     for stem, voc_file in parsed.items():
         source = str(_xml_path(folder, stem))
         try:
-            path = images.find(stem, source)
+            path = _find_image(images, stem, source)
             height, width = _size(voc_file, path, source, faults)
         except FaultError as error:
             faults.append(error.fault)
@@ -127,7 +157,7 @@ def read_voc(folder: Path, split: str, class_names: list[str] | None = None) -> 
                                 f"<filename> is {voc_file.filename}", FIX))
         raw.add_image(path, height, width, len(raw.paths) + 1, source)
         for item in voc_file.objects:
-            _add_object(raw, item, labels, class_names, source, faults)
+            _add_object(raw, item, labels, unknown_action, source, faults)
     table, box_faults = build_table(raw, class_names)
     return table, faults + box_faults
 
@@ -192,12 +222,12 @@ def _parse_object(number: int, element: etree._Element) -> VocObject:
     return VocObject(number, (element.findtext("name") or "").strip(), box, difficult)
 
 
-def _add_object(raw: RawAnnotations, item: VocObject, labels: dict[str, int], class_names: list[str], source: str,
+def _add_object(raw: RawAnnotations, item: VocObject, labels: dict[str, int], unknown_action: str, source: str,
                 faults: list[Fault]) -> None:
     where = f"object {item.number}"
     if item.name not in labels:
-        detail = describe_unknown_class(item.name, class_names) if item.name else "the object has no <name>"
-        faults.append(Fault(source, where, "unknown class", detail, STOP))
+        detail = describe_unknown_class(item.name, list(labels)) if item.name else "the object has no <name>"
+        faults.append(Fault(source, where, "unknown class", detail, unknown_action))
     elif item.box is None:
         faults.append(Fault(source, where, "object without box", "there is no <bndbox>", DROP_OBJECT))
     else:
@@ -237,31 +267,13 @@ def _size(voc_file: VocFile, path: str, source: str, faults: list[Fault]) -> tup
     return height, width
 
 
-class _ImageFinder:
-    """Finds the image of a stem; every folder is listed once, since sets mix .jpg, .JPG and .png."""
-
-    def __init__(self, folder: Path):
-        self.folder = folder / "JPEGImages"
-        self.listed: dict[str, dict[str, str]] = {}  # sub-folder -> stem -> file name
-
-    def find(self, stem: str, source: str) -> str:
-        parent, name = os.path.split(stem)
-        if parent not in self.listed:
-            self.listed[parent] = self._list(self.folder / parent)
-        if name not in self.listed[parent]:
-            detail = (f"there is no image {self.folder / stem} ({', '.join(IMAGE_SUFFIXES)}); add it, or remove the "
-                      "line from the split file")
-            raise FaultError(Fault(source, "", "image missing", detail, STOP))
-        return str(self.folder / parent / self.listed[parent][name])
-
-    def _list(self, folder: Path) -> dict[str, str]:
-        files: dict[str, str] = {}
-        names = os.listdir(folder) if folder.is_dir() else []
-        suffix = {name: os.path.splitext(name)[1].lower() for name in names}
-        usable = [name for name in names if suffix[name] in IMAGE_SUFFIXES and not name.startswith(".")]
-        for name in sorted(usable, key=lambda name: (IMAGE_SUFFIXES.index(suffix[name]), name)):
-            files.setdefault(os.path.splitext(name)[0], name)
-        return files
+def _find_image(images: ImageFolder, stem: str, source: str) -> str:
+    path = images.find(stem)
+    if path is None:
+        detail = (f"there is no image {images.folder / stem} ({', '.join(IMAGE_SUFFIXES)}); add it, or remove the "
+                  "line from the split file")
+        raise FaultError(Fault(source, "", "image missing", detail, STOP))
+    return path
 
 
 def _xml_path(folder: Path, stem: str) -> Path:

@@ -135,7 +135,7 @@ def test_class_files(tmp_path):
 
 
 @pytest.mark.parametrize(("name", "content", "message"), [
-    ("c.txt", "cat\n\ndog\n", "class 2 is blank"), ("c.txt", "cat\ncat\n", "stands there twice"),
+    ("c.txt", "cat\n\ndog\n", "line 2 is blank"), ("c.txt", "cat\ncat\n", "stands there twice"),
     ("c.txt", "", "holds no class name"), ("c.json", '{"cat": 0, "dog": 1}', r"must be 1\.\.2"),
     ("c.json", "[1, 2]", "must be a string"), ("c.json", "3", "must hold a list"), ("c.json", "{", "cannot be read")])
 def test_bad_class_files(tmp_path, name, content, message):

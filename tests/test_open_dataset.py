@@ -2,9 +2,10 @@ import json
 
 import numpy as np
 import pytest
+from jetson_data import make_jetson_voc, make_open_images, remove_objects
 from PIL import Image
 
-from datasets import CocoDetection, InputError, VOCDataSet, make_shapes
+from datasets import CocoDetection, InputError, JoinedDataset, OpenImagesDataset, VOCDataSet, make_shapes
 from datasets.open_dataset import guess_kind, open_dataset
 
 
@@ -41,10 +42,123 @@ def test_guess_from_the_layout(tmp_path):
     assert guess_kind(tmp_path) == "coco" and guess_kind(tmp_path / "voc") == "voc"
     assert guess_kind(None) == "shapes" and guess_kind(None, "x.json") == "coco"
     assert guess_kind(make_shapes(tmp_path / "s", num_train=1, num_val=1)) == "shapes"
+    (tmp_path / "fruit").mkdir()
+    (tmp_path / "fruit" / "sub-test-annotations-bbox.csv").touch()
+    assert guess_kind(tmp_path / "fruit") == guess_kind([tmp_path / "fruit"] * 2) == "open_images"
+    assert guess_kind([]) == "shapes" and guess_kind([tmp_path]) == "coco" and guess_kind([tmp_path / "nothing"]) == "voc"
+    with pytest.raises(InputError, match=r"different kinds: .*fruit \(open_images\), .*voc \(voc\)"):
+        guess_kind([tmp_path / "fruit", tmp_path / "voc"])
 
 
 def test_wrong_words(tmp_path):
-    with pytest.raises(InputError, match="known are voc, coco, shapes"):
+    with pytest.raises(InputError, match="known are voc, coco, open_images, shapes"):
         open_dataset("yolo", tmp_path, "train")
+    with pytest.raises(InputError, match="a JSON file with its image folder is one data set, but there are 2 data paths"):
+        open_dataset("coco", [tmp_path, tmp_path], "train", json_path="x.json", image_dir=tmp_path)
+    with pytest.raises(FileNotFoundError, match="needs a data path"):
+        open_dataset("coco", [], "train")
     with pytest.raises(InputError, match="needs a data path"):
         open_dataset("voc", None, "train")
+
+
+@pytest.fixture
+def roots(tmp_path):
+    """Three VOC folders in jetson's layout, two training images in each."""
+    return [make_jetson_voc(tmp_path / name, num_train=2, num_test=1) for name in "abc"]
+
+
+def _write_labels(root, *names):
+    (root / "labels.txt").write_text("\n".join(names))
+
+
+def test_jetsons_folders_as_they_are(tmp_path):
+    voc = open_dataset("voc", make_jetson_voc(tmp_path / "drone", num_train=6, num_test=2), "trainval")
+    assert isinstance(voc, VOCDataSet) and voc.class_names == ["circle", "square", "triangle", "star"]  # in the file's order
+    fruit = make_open_images(tmp_path / "fruit", num_train=3, num_test=2)
+    dataset = open_dataset("open_images", [fruit], "val")
+    assert isinstance(dataset, OpenImagesDataset) and len(dataset) == 2 and dataset.class_names[2] == "star"
+    cvat = make_jetson_voc(tmp_path / "cvat", num_train=8, num_test=2, default_only=True)
+    assert [len(open_dataset("voc", cvat, split)) for split in ("trainval", "test")] == [8, 2]
+
+
+def test_labels_file_gives_the_classes(roots):
+    _write_labels(roots[0], "BACKGROUND", "star", "circle", "triangle", "square", "")
+    assert open_dataset("voc", roots[0], "trainval").class_names == ["star", "circle", "triangle", "square"]
+    given = ["circle", "square", "triangle", "star"]
+    assert open_dataset("voc", roots[0], "trainval", class_names=given).class_names == given
+    _write_labels(roots[0], "circle")
+    with pytest.raises(InputError, match="unknown class"):
+        open_dataset("voc", roots[0], "trainval")
+    assert open_dataset("voc", roots[0], "trainval", skip_unknown=True).class_names == ["circle"]
+    _write_labels(roots[0], "circle", "", "star")
+    with pytest.raises(InputError, match=r"labels\.txt, line 2 is blank"):
+        open_dataset("voc", roots[0], "trainval")
+
+
+def test_labels_file_beside_the_devkit_and_of_open_images(roots, tmp_path):
+    (tmp_path / "devkit" / "VOCdevkit").mkdir(parents=True)
+    roots[0].rename(tmp_path / "devkit" / "VOCdevkit" / "VOC2012")
+    labels = tmp_path / "devkit" / "VOCdevkit" / "VOC2012" / "labels.txt"
+    assert open_dataset("voc", tmp_path / "devkit", "trainval").class_names[1] == "square"
+    labels.write_text("star,circle,triangle,square")
+    assert open_dataset("voc", tmp_path / "devkit", "trainval").class_names[1] == "circle"
+    fruit = make_open_images(tmp_path / "fruit", num_train=3, num_test=1)
+    labels.rename(fruit / "labels.txt")
+    assert open_dataset("open_images", fruit, "train").class_names == ["star", "circle", "triangle", "square"]
+
+
+def test_several_folders(roots):
+    joined = open_dataset("voc", roots, "trainval")
+    assert isinstance(joined, JoinedDataset) and len(joined) == 6 and joined[5][1]["image_id"] == 5
+    assert isinstance(open_dataset("voc", roots[:1], "trainval"), VOCDataSet)
+    _write_labels(roots[1], "star", "circle", "triangle", "square")  # another order: the first's counts
+    again = open_dataset("voc", roots, "trainval")
+    assert again.class_names == joined.class_names
+    assert all(again.coco_index(i)[1]["labels"].tolist() == joined.coco_index(i)[1]["labels"].tolist() for i in range(6))
+    (roots[2] / "labels.txt").unlink()  # no list of its own: read by the others'
+    assert open_dataset("voc", roots, "trainval").class_names == joined.class_names
+    _write_labels(roots[1], "star", "circle", "triangle", "cube")
+    with pytest.raises(InputError, match=r"b/labels\.txt and .*a/labels\.txt list different classes \(cube, square in one"):
+        open_dataset("voc", roots, "trainval")
+    assert len(open_dataset("voc", roots, "trainval", class_names=joined.class_names)) == 6
+
+
+def test_classes_found_in_several_folders_are_united(tmp_path):
+    kinds = [["star", "circle"], ["triangle", "circle"]]
+    roots = [make_open_images(tmp_path / f"fruit{k}", 4, 4, classes=classes) for k, classes in enumerate(kinds)]
+    joined = open_dataset("open_images", roots, "train")
+    assert joined.class_names == ["circle", "star", "triangle"]
+    truth, first = joined.ground_truth(), open_dataset("open_images", roots[0], "train")
+    assert truth["labels"][: len(first.table.labels)].tolist() == first.table.labels.tolist()
+    assert set(truth["labels"][len(first.table.labels) :].tolist()) == {1, 3}
+    assert len(open_dataset("open_images", roots, "test", class_names=joined.class_names).class_names) == 3
+
+
+def test_coco_folders_must_agree(tmp_path):
+    for name, categories in (("a", ["x", "y"]), ("b", ["y", "x"]), ("c", ["x", "z"])):
+        (tmp_path / name / "train").mkdir(parents=True)
+        Image.fromarray(np.zeros((5, 6, 3), dtype=np.uint8)).save(tmp_path / name / "train" / "1.png")
+        (tmp_path / name / "train.json").write_text(json.dumps({
+            "images": [{"id": 1, "file_name": "1.png"}],
+            "annotations": [{"id": 1, "image_id": 1, "category_id": 1, "bbox": [0, 0, 3, 3]}],
+            "categories": [{"id": k + 1, "name": name} for k, name in enumerate(categories)]}))
+    joined = open_dataset("coco", [tmp_path / "a", tmp_path / "b"], "train")
+    assert [joined[i][1]["labels"].tolist() for i in range(2)] == [[1], [2]]
+    with pytest.raises(InputError, match="c lacks y and also has z; give one class list"):
+        open_dataset("coco", [tmp_path / "a", tmp_path / "c"], "train")
+
+
+def test_skipping_unknown_classes_and_group_boxes(roots, tmp_path):
+    remove_objects(roots[0], "star", "trainval")
+    (roots[0] / "labels.txt").unlink()
+    full = open_dataset("voc", roots[0], "trainval")
+    some = open_dataset("voc", roots[0], "trainval", class_names=full.class_names[:1], skip_unknown=True)
+    assert "star" not in full.class_names or len(some.table.labels) < len(full.table.labels)
+    fruit = make_open_images(tmp_path / "fruit", num_train=2, num_test=1)
+    path = fruit / "sub-train-annotations-bbox.csv"
+    header, first, *rest = path.read_text().splitlines()
+    cells = first.split(",")
+    cells[header.split(",").index("IsGroupOf")] = "1"
+    path.write_text("\n".join([header, ",".join(cells), *rest]))
+    assert open_dataset("open_images", fruit, "train").ground_truth()["iscrowd"].sum() == 1
+    assert open_dataset("open_images", fruit, "train", group_boxes=True).ground_truth()["iscrowd"].sum() == 0

@@ -1,5 +1,6 @@
 import pickle
 
+import numpy as np
 import pytest
 import torch
 from torch.utils.data import DataLoader, Subset
@@ -110,6 +111,21 @@ def test_subset(shapes):
     for i in range(2):
         assert truth["boxes"][truth["image_index"] == i].tolist() == samples[i][1]["boxes"].tolist()
     assert TrainingSamples(Subset(dataset, [])).ground_truth()["boxes"].shape == (0, 4)
+
+
+class _OnlyTruth(list):
+    """Three images: two objects in the first, one in the second, none in the last."""
+
+    def ground_truth(self):
+        per_object = {key: np.arange(3) for key in ("boxes", "labels", "area", "iscrowd", "difficult")}
+        per_image = {key: np.array([5, 6, 7]) for key in ("heights", "widths", "source_image_ids")}
+        return {**per_object, **per_image, "num_images": 3, "image_index": np.array([1, 0, 0])}
+
+
+def test_ground_truth_of_a_subset_by_hand():
+    truth = TrainingSamples(Subset(_OnlyTruth("abc"), [2, 0, 1])).ground_truth()
+    assert truth["image_index"].tolist() == [1, 1, 2] and truth["labels"].tolist() == [1, 2, 0]
+    assert truth["widths"].tolist() == [7, 5, 6] and truth["num_images"] == 3
 
 
 def test_plain_list_is_not_changed():

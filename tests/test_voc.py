@@ -128,6 +128,59 @@ def test_wrong_path_shows_the_tree(voc):
         VOCDataSet(voc, txt_name="blank")
 
 
+def test_defaults_of_cvat_are_shared_out(voc):
+    for stem in "abcdefghij":
+        _write(voc, stem, _object())
+    _split(voc, "default", *"jihgfedcba", "", "a")
+    with pytest.raises(FileNotFoundError, match=r"trainval\.txt does not exist; splits found: default, train, val"):
+        VOCDataSet(voc, txt_name="trainval")  # beside splits of the user's own it could overlap with them
+    for name in ("train", "val"):
+        (voc / "ImageSets" / "Main" / f"{name}.txt").unlink()
+    sets = {name: VOCDataSet(voc, txt_name=name) for name in ("train", "trainval.txt", "val", "test")}
+    stems = {name: [data.image_path(i)[-5] for i in range(len(data))] for name, data in sets.items()}
+    assert len(stems["train"]) == 8 and sorted(stems["train"] + stems["val"]) == list("abcdefghij")
+    assert stems["trainval.txt"] == stems["train"] and stems["test"] == stems["val"]
+    assert summarise_faults(sets["test"].faults) == ["fixed: 1 x split test missing, 20 % of default.txt taken (default.txt)"]
+    _split(voc, "default", *"abcdefghij")  # the order of the lines is no matter
+    assert VOCDataSet(voc, txt_name="val").image_path(0) == sets["val"].image_path(0)
+    with pytest.raises(FileNotFoundError, match=r"holdout\.txt does not exist; splits found: default"):
+        VOCDataSet(voc, txt_name="holdout")
+    _split(voc, "default", "a", "b")
+    assert len(VOCDataSet(voc)) == len(VOCDataSet(voc, txt_name="val")) == 1
+    for stems in (["a"], [""]):
+        _split(voc, "default", *stems)
+        with pytest.raises(InputError, match=rf"default\.txt lists {int(stems[0] == 'a')} images?, too few"):
+            VOCDataSet(voc, txt_name="val")
+
+
+def test_missing_splits_of_jetson_are_not_guessed(voc):
+    for old, new in (("train", "trainval"), ("val", "test")):
+        (voc / "ImageSets" / "Main" / f"{old}.txt").rename(voc / "ImageSets" / "Main" / f"{new}.txt")
+    with pytest.raises(FileNotFoundError, match=r"train\.txt does not exist; splits found: test, trainval"):
+        VOCDataSet(voc)
+
+
+def test_unknown_classes_can_be_skipped(voc):
+    with pytest.raises(InputError, match=r'a\.xml, object 2: unknown class "dog"'):
+        VOCDataSet(voc, class_names=["cat"])
+    dataset = VOCDataSet(voc, class_names=["cat"], skip_unknown=True)
+    assert len(dataset) == 2 and dataset[0][1]["labels"].tolist() == [1]
+    assert summarise_faults(dataset.faults) == ["objects dropped: 1 x unknown class (a.xml object 2)"]
+    assert len(VOCDataSet(voc, txt_name="val", class_names=["cat"], skip_unknown=True)[0][1]["labels"]) == 0
+
+
+@pytest.mark.parametrize("suffix", [".tif", ".TIFF", ".BMP", ".PNG"])
+def test_other_kinds_of_image(voc, suffix):
+    (voc / "JPEGImages" / "b.png").unlink()
+    _write(voc, "b", _object(), suffix=suffix)
+    assert VOCDataSet(voc).image_path(1).endswith(f"b{suffix}") and VOCDataSet(voc)[1][0].shape == (3, 30, 40)
+
+
+def test_blank_lines_of_a_split_are_no_images(voc):
+    _split(voc, "gaps", "a", "", "  ", "b", "")
+    assert len(VOCDataSet(voc, txt_name="gaps")) == 2
+
+
 def _broken(voc, content):
     (voc / "Annotations" / "a.xml").write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.raises(InputError) as caught:
@@ -243,23 +296,3 @@ def test_blood_cells(shared_data):
     dropped = [(fault.file.split("/")[-1], fault.kind) for dataset in sets.values() for fault in dataset.faults]
     assert dropped == [("BloodImage_00343.xml", "box of zero size"), ("BloodImage_00338.xml", "box of zero size")]
     assert sets["train"][0][0].shape == (3, 480, 640)
-
-
-def test_voc_and_coco_read_the_same_boxes(shared_data, tmp_path):
-    from datasets import CocoDetection
-    source = shared_data / "voc100_multiformat"
-    (tmp_path / "Annotations").symlink_to(source / "gts" / "pascalvoc_format")
-    (tmp_path / "JPEGImages").symlink_to(source / "images")
-    _split(tmp_path, "all", *sorted(path.stem for path in (source / "images").iterdir()))
-    voc = VOCDataSet(tmp_path, txt_name="all")
-    coco = CocoDetection(None, json_path=source / "gts" / "coco_format_v1" / "instances_default.json",
-                         image_dir=source / "images", class_names=voc.class_names)
-    assert len(voc) == len(coco) == 100 and len(voc.class_names) == 20 and voc.class_names[14] == "person"
-
-    def rows(dataset):
-        truth = dataset.ground_truth()
-        names = [dataset.image_path(i).split("/")[-1] for i in truth["image_index"]]
-        return sorted(zip(names, truth["labels"].tolist(), truth["boxes"].tolist(), truth["area"].tolist()))
-
-    assert len(rows(voc)) == 273 and rows(voc) == rows(coco)
-    assert voc.ground_truth()["difficult"].sum() == 38 and voc.faults == coco.faults == []
