@@ -3,6 +3,11 @@
     python predict.py runs/fasterrcnn/best.pth photo.jpg
     python predict.py runs/fasterrcnn/best.pth folder/ 'more/*.png' --score-thresh 0.7
     python predict.py fasterrcnn_resnet50_fpn photo.jpg          a detector published by torchvision (downloaded once)
+    python predict.py --weights mb1-ssd.pth --net mb1-ssd --labels labels.txt photo.jpg      an SSD file of another project
+
+SSD files of pytorch-ssd, torchvision, NVIDIA, the course repository and ssd.pytorch are recognised, also without `--net`.
+They do not say what their classes are called nor which resolution they were trained at: give `--labels` and, unless it is
+the net's customary one, `--resolution`.
 
 The JSON file holds COCO results (image_id, category_id, bbox as x, y, width, height, score) with each entry's file and
 class name beside them; every detection of the model is in it, `--score-thresh` only decides what is drawn.
@@ -20,8 +25,13 @@ from torch import Tensor, nn
 
 import datasets
 import network_files
+from datasets.class_names import PLACEHOLDER, VOC_CLASS_FILE, read_class_file
 from datasets.image_io import UnreadableImage, read_image
-from network_files.faster_rcnn_weights import load_detector_weights, published_by_file, published_weights
+from network_files import faster_rcnn_weights, ssd_weights
+from network_files.faster_rcnn_weights import PublishedWeights, load_detector_weights
+from network_files.ssd_nets import build_ssd
+from network_files.ssd_weights import PublishedSSD, identify, load_ssd_weights
+from network_files.state_dicts import detector_family, unwrap
 from train_utils.checkpoint import fetch_url, load_checkpoint
 from train_utils.device import choose_amp, choose_device
 from train_utils.draw import draw_boxes
@@ -38,8 +48,12 @@ def get_args_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
-    parser.add_argument("weights", help="checkpoint of a training script, or the name of a published detector")
-    parser.add_argument("images", nargs="+", help="image files, folders, or quoted glob patterns")
+    parser.add_argument("words", nargs="+", metavar="WEIGHTS_OR_IMAGE",
+                        help="first the weights, unless --weights names them; then image files, folders, or quoted patterns")
+    parser.add_argument("--weights", help="checkpoint of a training script, the name of a published detector, or an SSD file")
+    parser.add_argument("--net", help="net of an SSD file of another project; default: what its tensors tell")
+    parser.add_argument("--labels", metavar="FILE", help="class names of such a file, one per line, BACKGROUND first or left out")
+    parser.add_argument("--resolution", type=int, help="side of the square network input of such a file; default by net")
     parser.add_argument("--output-dir", default="runs/predict", help="where pictures and predictions.json go (a fresh folder)")
     parser.add_argument("--score-thresh", type=float, default=0.5, help="draw detections from this score on")
     parser.add_argument("--batch-size", type=int, default=1, help="images at once")
@@ -51,8 +65,15 @@ def get_args_parser() -> argparse.ArgumentParser:
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    """Flags of a command line; images may stand before and after them."""
-    return get_args_parser().parse_intermixed_args(argv)
+    """Flags of a command line, with `weights` and `images`; images may stand before and after the flags."""
+    parser = get_args_parser()
+    args = parser.parse_intermixed_args(argv)
+    args.images = args.words
+    if args.weights is None:
+        args.weights, *args.images = args.words
+    if not args.images:
+        parser.error(f"nothing to look at beside the weights {args.weights}: name an image, a folder or a quoted pattern")
+    return args
 
 
 def find_images(words: list[str]) -> list[Path]:
@@ -76,23 +97,98 @@ def find_images(words: list[str]) -> list[Path]:
     return list(dict.fromkeys(found))  # an image named twice is one image
 
 
-def load_model(weights: str, script: str | None) -> tuple[nn.Module, list[str], list[int]]:
-    """(model in evaluation mode, class names, category ids) of a checkpoint, or of a published detector by name or file."""
-    path = Path(weights)
+Loaded = tuple[nn.Module, list[str], list[int]]  # model in evaluation mode, class names, category ids
+
+
+def load_model(args: argparse.Namespace) -> Loaded:
+    """The model of a checkpoint of ours, of a published detector by name or file, or of an SSD file of another project."""
+    path = Path(args.weights)
     is_file = path.is_file() or path.suffix in (".pth", ".pt")
-    entry = published_by_file(path.name) if is_file else published_weights(weights)
-    if entry is None:
-        checkpoint = load_checkpoint(path)
-        model, class_names, warnings = rebuild_model(checkpoint, script)
-        for warning in warnings:
-            print(f"warning: {warning}")
-        return model, class_names, checkpoint.get("category_ids") or list(range(1, len(class_names) + 1))
-    state = load_checkpoint(path) if is_file else fetch_url(entry.url, "give its path instead of the name")
+    entry = find_published(path.name if is_file else args.weights, is_file)
+    file = load_checkpoint(path) if is_file else fetch_url(entry.url, "give its path instead of the name")
+    if isinstance(entry, PublishedSSD) or entry is None and is_bare_ssd(file, args.net):
+        return load_foreign_ssd(file, args)
+    given = [f"--{name}" for name in ("net", "labels", "resolution") if getattr(args, name) is not None]
+    if given:
+        raise InputError(f"only SSD files of other projects take {' and '.join(given)}, and {args.weights} is none: leave it out")
+    return load_published(entry, file) if entry else load_own(file, args.script)
+
+
+def find_published(name: str, is_file: bool) -> PublishedWeights | PublishedSSD | None:
+    """The published detector whose downloaded file, or which itself, has this name; None for other files.
+
+    Raises:
+        InputError: not a file, and no detector of that name.
+    """
+    if is_file:
+        return faster_rcnn_weights.published_by_file(name) or ssd_weights.published_by_file(name)
+    for module in (faster_rcnn_weights, ssd_weights):
+        try:
+            return module.published_weights(name)
+        except network_files.InputError:
+            pass  # the other kind of detector may have it
+    known = ", ".join([*(f"fasterrcnn_{name}" for name in faster_rcnn_weights.PUBLISHED), *ssd_weights.PUBLISHED])
+    raise InputError(f"{name!r} is neither a weights file nor a published detector (choose from {known})")
+
+
+def load_own(checkpoint: dict, script: str | None) -> Loaded:
+    """From a checkpoint of a training script."""
+    model, class_names, warnings = rebuild_model(checkpoint, script)
+    for warning in warnings:
+        print(f"warning: {warning}")
+    return model, class_names, checkpoint.get("category_ids") or list(range(1, len(class_names) + 1))
+
+
+def load_published(entry: PublishedWeights, state: dict) -> Loaded:
+    """A Faster R-CNN of torchvision."""
     model = import_script(find_script("train_fasterrcnn")).create_model(
         {"backbone": entry.backbone, "norm": entry.norm, "norm_eps": entry.norm_eps}, entry.class_names
     )
     load_detector_weights(model, state)
     return model.eval(), entry.class_names, list(range(1, len(entry.class_names) + 1))
+
+
+def is_bare_ssd(file: dict, net: str | None) -> bool:
+    """Whether a file holds an SSD, or is said to hold one, without the entries of our checkpoints."""
+    return "model_args" not in file and (net is not None or detector_family(unwrap(file)) == "an SSD")
+
+
+def load_foreign_ssd(file: dict, args: argparse.Namespace) -> Loaded:
+    """From an SSD file of any known layout, which says neither its class names nor its resolution."""
+    found = identify(file, args.net)
+    class_names, category_ids, source = name_classes(found.num_classes - 1, args.labels)
+    model = build_ssd(**found.model_args(args.resolution))
+    load_ssd_weights(model, file)
+    print(f"{found.net} in the layout of {found.family}, {model.resolution} pixels, {len(class_names)} classes: {source}")
+    if found.options.get("vgg_norm") == "l2" and args.net is None:
+        print("note: ssd300-vgg16 has the same tensors and other default boxes; if the file is one, give --net ssd300-vgg16")
+    return model.eval(), class_names, category_ids
+
+
+def name_classes(count: int, labels: str | None) -> tuple[list[str], list[int], str]:
+    """(class names, category ids, where they are from) of an SSD with that many classes besides the background.
+
+    Without a labels file the count has to tell: 20 are VOC's, 90 COCO's by category id, 80 COCO's without the unused ids.
+
+    Raises:
+        InputError: the labels file has another number of names.
+    """
+    ids = list(range(1, count + 1))
+    if labels is not None:
+        names = read_class_file(labels)
+        if len(names) != count:
+            raise InputError(f"{labels} names {len(names)} classes (without background), the weights have {count}: "
+                             "give the labels.txt of these weights")
+        return names, ids, f"names from {labels}"
+    coco = ssd_weights.PUBLISHED["ssd300_vgg16"].class_names
+    used = [number for number, name in enumerate(coco, start=1) if name != PLACEHOLDER]
+    if count == 20:
+        return read_class_file(VOC_CLASS_FILE), ids, "taken for VOC's (--labels gives others)"
+    if count == len(coco):
+        return coco, ids, "taken for COCO's by category id (--labels gives others)"
+    if count == len(used):
+        return [coco[number - 1] for number in used], used, "taken for COCO's (--labels gives others)"
+    return [f"class {number}" for number in ids], ids, "without names (--labels gives them)"
 
 
 def read_batch(paths: list[Path], unreadable: list[str]) -> list[tuple[Path, Tensor]]:
@@ -135,7 +231,7 @@ def main(args: argparse.Namespace) -> None:
     if args.batch_size < 1:
         raise InputError(f"--batch-size must be at least 1, not {args.batch_size}")
     paths = find_images(args.images)
-    model, class_names, category_ids = load_model(args.weights, args.script)
+    model, class_names, category_ids = load_model(args)
     model.to(device)
     folder = unused_folder(args.output_dir)
     folder.mkdir(parents=True)

@@ -56,10 +56,12 @@ from train_utils.distributed_utils import (
 )
 from train_utils.ema import ModelEma
 from train_utils.errors import InputError, one_sentence_errors
+from train_utils.flag_checks import check_pairs, check_ranges, flag
 from train_utils.group_by_aspect_ratio import create_aspect_ratio_groups
 from train_utils.legacy_flags import FASTER_RCNN, modernise
 from train_utils.lr_schedule import LRSchedule
 from train_utils.metric_logger import MetricLogger
+from train_utils.presets import describe_preset, given_flags, parse_with_preset
 from train_utils.report import epoch_row, report_evaluation, say_best, say_classes
 from train_utils.resume import (
     check_resume,
@@ -110,9 +112,11 @@ def get_args_parser() -> argparse.ArgumentParser:
     on_off = argparse.BooleanOptionalAction
 
     data = parser.add_argument_group("data")
-    data.add_argument("--dataset", choices=["auto", "voc", "coco", "shapes"], default="auto",
+    data.add_argument("--dataset", choices=["auto", "voc", "coco", "open_images", "shapes"], default="auto",
                       help="format of the data; auto looks at --data-path, and takes shapes where none is given")
-    data.add_argument("--data-path", help="VOC: the parent of VOCdevkit, VOCdevkit, a year or a bare folder; COCO: the root")
+    data.add_argument("--data-path", nargs="+", metavar="DIR",
+                      help="root of the data; VOC: the parent of VOCdevkit, VOCdevkit, a year or a bare folder; several: joined")
+    data.add_argument("--val-data-path", nargs="+", metavar="DIR", help="root of the validation data, if it is another")
     data.add_argument("--year", default="2012", help="VOC year folder, where there is a choice")
     data.add_argument("--train-split", default="train", help="name of the training split")
     data.add_argument("--val-split", default="val", help="name of the split to evaluate on")
@@ -133,12 +137,12 @@ def get_args_parser() -> argparse.ArgumentParser:
 
     model = parser.add_argument_group("model")
     model.add_argument("--backbone", choices=sorted(BACKBONES), default="resnet50_fpn", help="the network under the detector")
-    model.add_argument("--weights", help="start from a detector: a published name (FasterRCNN_ResNet50_FPN_Weights.COCO_V1, "
-                       "DEFAULT) or a local file, also of the course repository")
+    model.add_argument("--weights", help="start from a detector: a published name, DEFAULT for the one of this architecture, "
+                       "or a local file, also of other projects")
     model.add_argument("--weights-backbone", default="IMAGENET1K_V1",
                        help="ImageNet weights of the backbone: a torchvision name, a local file, or none")
     model.add_argument("--trainable-backbone-layers", type=int, metavar="N",
-                       help="stages of the backbone that learn, counted from its end; default: 3 of them, all from scratch")
+                       help="stages of the backbone that learn, counted from its end; default by backbone")
     model.add_argument("--norm", choices=["frozen_bn", "bn"],
                        help="BatchNorm of the backbone; default: frozen with pretrained weights, learning from scratch")
     model.add_argument("--min-size", type=int, nargs="+", metavar="PX",
@@ -159,7 +163,7 @@ def get_args_parser() -> argparse.ArgumentParser:
     train.add_argument("--epochs", type=int, default=26, help="passes over the training data in all")
     train.add_argument("--start-epoch", type=int, default=0, help="number of the first epoch; --resume sets it itself")
     train.add_argument("--opt", choices=["sgd", "sgd_nesterov", "adamw"], default="sgd", help="optimiser")
-    train.add_argument("--lr", type=float, default=0.005, help="learning rate; .00125 x images of all processes is customary")
+    train.add_argument("--lr", type=float, default=0.005, help="learning rate, of all processes together")
     train.add_argument("--momentum", type=float, default=0.9, help="momentum of SGD")
     train.add_argument("--weight-decay", "--wd", type=float, default=1e-4, help="weight decay")
     train.add_argument("--norm-weight-decay", type=float, help="weight decay of normalisation layers, if another")
@@ -184,8 +188,7 @@ def get_args_parser() -> argparse.ArgumentParser:
                        help="stop after N evaluations without a better --best-metric; 0: never")
 
     output = parser.add_argument_group("output")
-    output.add_argument("--output-dir", help=f"run folder, default runs/{SCRIPT.removeprefix('train_')}; "
-                        "a new run takes a fresh name beside a used one")
+    output.add_argument("--output-dir", help="run folder, default runs/DETECTOR; a new run takes a fresh name beside a used one")
     output.add_argument("--resume", metavar="PATH|auto", help="go on from a checkpoint of this script; auto: the newest, if any")
     output.add_argument("--test-only", action="store_true", help="only evaluate --weights or --resume")
     output.add_argument("--eval-every", type=int, default=1, metavar="N", help="evaluate after every N-th epoch and the last")
@@ -209,19 +212,14 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """
     parser = get_args_parser()
     words, notes = modernise(sys.argv[1:] if argv is None else argv, FASTER_RCNN, parser)
-    args = parser.parse_args(words)
-    if args.dataset == "auto":
-        args.dataset = guess_kind(args.data_path, args.train_json or args.val_json)
-    given = {parser._option_string_actions[word].dest for word in words if word in parser._option_string_actions}
-    if args.dataset == "shapes":
-        quick = {name: value for name, value in QUICK_START.items() if name not in given}
-        if given & OPTIMISER_FLAGS:  # somebody's own schedule: not half of it
-            quick = {name: value for name, value in quick.items() if name not in OPTIMISER_FLAGS}
-        parser.set_defaults(**quick, data_path="data/shapes")
-        args = parser.parse_args(words)
-        args.dataset = "shapes"
-        notes.append("quick start: " + " ".join(f"{name}={value}" for name, value in quick.items()))
-    notes += [f"--{name.replace('_', '-')} has no effect with {why}" for name, why in idle_flags(args) if name in given]
+    args, given = parser.parse_args(words), given_flags(parser, words)
+    kind = guess_kind(args.data_path, args.train_json or args.val_json) if args.dataset == "auto" else args.dataset
+    if kind == "shapes":
+        args, quick = parse_with_preset(parser, words, QUICK_START, together=OPTIMISER_FLAGS)
+        args.data_path = args.data_path or ["data/shapes"]
+        notes.append(f"quick start: {describe_preset(quick)}")
+    args.dataset = kind
+    notes += [f"{flag(name)} has no effect with {why}" for name, why in idle_flags(args) if name in given]
     layers, pretrained = args.trainable_backbone_layers, args.weights or args.weights_backbone != "none"
     if not pretrained and (args.freeze_epochs or layers is not None and layers < len(BACKBONES[args.backbone].stages)):
         notes.append("warning: nothing is pretrained, yet part of the backbone is frozen: it stays at its random start")
@@ -248,18 +246,17 @@ def check_args(args: argparse.Namespace) -> None:
     Raises:
         InputError: with the remedy in the message.
     """
-    for name in ("batch_size", "epochs", "accumulate", "eval_every", "print_freq", "box_detections", "roi_samples", "rpn_top_n"):
-        if getattr(args, name) < 1:
-            raise InputError(f"--{name.replace('_', '-')} must be at least 1, not {getattr(args, name)}")
-    for name in ("momentum", "weight_decay", "seed", "workers", "patience", "keep_last", "warmup_steps", "start_epoch",
-                 "freeze_epochs", "max_bad_samples", "clip_grad_norm"):
-        if getattr(args, name) < 0:
-            raise InputError(f"--{name.replace('_', '-')} must not be negative, but is {getattr(args, name)}")
-    for name in ("lr", "unfreeze_lr", "eval_batch_size", "lr_step_size"):
-        if getattr(args, name) is not None and getattr(args, name) <= 0:
-            raise InputError(f"--{name.replace('_', '-')} must be above 0, not {getattr(args, name)}")
-    if not 0 <= args.ema < 1 or not 0 <= args.hflip <= 1:
-        raise InputError(f"--ema must be in 0..1 and below 1, --hflip in 0..1; they are {args.ema} and {args.hflip}")
+    check_ranges(
+        vars(args),
+        at_least_one=("batch_size", "epochs", "accumulate", "eval_every", "print_freq", "box_detections", "roi_samples",
+                      "rpn_top_n", "eval_batch_size", "lr_step_size"),
+        not_negative=("momentum", "weight_decay", "seed", "workers", "patience", "keep_last", "warmup_steps", "start_epoch",
+                      "freeze_epochs", "max_bad_samples", "clip_grad_norm"),
+        above_zero=("lr", "unfreeze_lr"),
+        in_0_1=("hflip",),
+    )
+    if not 0 <= args.ema < 1:
+        raise InputError(f"--ema must be at least 0 and below 1, not {args.ema}")
     if args.opt == "sgd_nesterov" and args.momentum == 0:
         raise InputError("--opt sgd_nesterov needs a --momentum above 0")
     if args.start_epoch >= args.epochs:
@@ -274,9 +271,7 @@ def check_args(args: argparse.Namespace) -> None:
     if args.trainable_backbone_layers is not None and not 0 <= args.trainable_backbone_layers <= stages:
         raise InputError(f"--trainable-backbone-layers for {args.backbone} goes from 0 to {stages}")
     pairs = [("train_json", "train_images"), ("val_json", "val_images")]
-    for one, other in pairs if args.test_only else [*pairs, ("train_json", "val_json")]:
-        if bool(getattr(args, one)) != bool(getattr(args, other)):
-            raise InputError(f"--{one.replace('_', '-')} and --{other.replace('_', '-')} belong together: give both")
+    check_pairs(vars(args), pairs if args.test_only else [*pairs, ("train_json", "val_json")])
 
 
 def open_data(args: argparse.Namespace):
@@ -287,7 +282,7 @@ def open_data(args: argparse.Namespace):
                                  json_path=args.train_json, image_dir=args.train_images, drop_empty=args.drop_empty,
                                  skip_difficult=args.skip_difficult)
         say(*(f"training data: {line}" for line in summarise_faults(train_set.faults)))
-    val_set = open_dataset(args.dataset, args.data_path, args.val_split, year=args.year,
+    val_set = open_dataset(args.dataset, args.val_data_path or args.data_path, args.val_split, year=args.year,
                            class_names=train_set.class_names if train_set else args.classes,
                            json_path=args.val_json, image_dir=args.val_images)
     say(*(f"validation data: {line}" for line in summarise_faults(val_set.faults)))

@@ -1,18 +1,20 @@
-"""The same recipe with our Faster R-CNN and with torchvision's own class: accuracy and seconds per step, side by side.
+"""The same recipe with our detector and with torchvision's own class: accuracy and seconds per step, side by side.
 
-    python benchmarks/compare_training.py ours        --data-path ... --output-dir runs/ours        [flags of train_fasterrcnn.py]
-    python benchmarks/compare_training.py torchvision --data-path ... --output-dir runs/torchvision [the same flags]
-    python benchmarks/compare_training.py steps --steps 20 --data-path ...   both in one process, alternating step by step
+    python benchmarks/compare_training.py fasterrcnn ours        --data-path ... --output-dir runs/ours         [its flags]
+    python benchmarks/compare_training.py fasterrcnn torchvision --data-path ... --output-dir runs/torchvision [the same flags]
+    python benchmarks/compare_training.py ssd steps --steps 20 --data-path ...   both in one process, alternating step by step
 
 Both start from the same weights tensor for tensor and run through the same loop, data and evaluation; only the class
 of the detector differs.
 """
 
 import argparse
+import importlib
 import json
 import statistics
 import sys
 import time
+from collections import OrderedDict
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -22,7 +24,6 @@ import torch  # noqa: E402
 import torchvision  # noqa: E402
 from torch import nn  # noqa: E402
 
-import train_fasterrcnn as script  # noqa: E402
 from train_utils.train_eval_utils import to_device  # noqa: E402
 
 
@@ -69,15 +70,77 @@ class TorchvisionFasterRCNN(nn.Module):
         return self.detector(images, targets)
 
 
-def torchvision_model(model_args: dict, class_names: list[str]) -> nn.Module:
+class Sources(nn.Module):
+    """Our base and extra layers as torchvision's SSD wants a backbone: an ordered dict of maps."""
+
+    def __init__(self, ours: nn.Module):
+        super().__init__()
+        self.ours = ours
+
+    def forward(self, images):
+        """Maps from fine to coarse."""
+        return OrderedDict((str(level), source) for level, source in enumerate(self.ours.sources(images)))
+
+
+class Heads(nn.Module):
+    """Our heads as torchvision's SSD wants them."""
+
+    def __init__(self, ours: nn.Module):
+        super().__init__()
+        self.classification_headers, self.regression_headers = ours.classification_headers, ours.regression_headers
+        self.num_classes = ours.num_classes
+
+    def forward(self, sources):
+        """Logits and deltas of all default boxes."""
+        return {"cls_logits": self._rows(self.classification_headers, sources, self.num_classes),
+                "bbox_regression": self._rows(self.regression_headers, sources, 4)}
+
+    def _rows(self, headers, sources, columns):
+        maps = [header(source) for header, source in zip(headers, sources)]
+        return torch.cat([m.permute(0, 2, 3, 1).reshape(len(m), -1, columns) for m in maps], dim=1)
+
+
+class TorchvisionSSD(nn.Module):
+    """torchvision's class with our model's contract around it; its default boxes are as ours but for the clipped centres."""
+
+    def __init__(self, ours: nn.Module, model_args: dict):
+        super().__init__()
+        boxes, side = ours.default_boxes.spec, ours.resolution
+        sizes = [level[0] / side for level in boxes.sizes] + [boxes.sizes[-1][1] / side]
+        anchors = torchvision.models.detection.anchor_utils.DefaultBoxGenerator(
+            [list(ratios) for ratios in boxes.aspect_ratios], scales=sizes, steps=list(boxes.steps) if boxes.steps else None)
+        same = ("score_thresh", "nms_thresh", "detections_per_img")
+        self.detector = torchvision.models.detection.ssd.SSD(
+            Sources(ours), anchors, (side, side), ours.num_classes, head=Heads(ours), image_mean=list(ours.transform.image_mean),
+            image_std=list(ours.transform.image_std), topk_candidates=ours.candidates_per_class,
+            **{name: getattr(ours, name) for name in same})
+
+    def __getattr__(self, name):
+        """Parts and settings that the script asks for (layers to freeze, resolution, ...) are those of ours."""
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(super().__getattr__("detector").backbone.ours, name)
+
+    def forward(self, images, targets=None):
+        """Our contract."""
+        images = [image.float() / 255 if image.dtype == torch.uint8 else image for image in images]
+        if targets is not None:
+            targets = [{"boxes": t["boxes"], "labels": t["labels"]} for t in targets]
+        return {f"loss_{name}": value for name, value in self.detector(images, targets).items()} if targets else \
+            self.detector(images)
+
+
+CLASSES = {"fasterrcnn": TorchvisionFasterRCNN, "ssd": TorchvisionSSD}
+
+
+def torchvision_maker(script, torchvision_class: type[nn.Module]):
     """`create_model` with torchvision's class around the same parts, hence the same initial weights."""
-    return TorchvisionFasterRCNN(OURS(model_args, class_names), model_args)
+    ours = script.create_model
+    return lambda model_args, class_names: torchvision_class(ours(model_args, class_names), model_args)
 
 
-OURS = script.create_model
-
-
-def time_steps(words: list[str], steps: int) -> None:
+def time_steps(script, torchvision_class: type[nn.Module], words: list[str], steps: int) -> None:
     """Alternate training steps of both on the same batches, and print the ratio of the medians."""
     args = script.parse_args(words)
     args.device = args.device or "cpu"
@@ -89,13 +152,14 @@ def time_steps(words: list[str], steps: int) -> None:
         args.trainable_backbone_layers = script.default_trainable_layers(args)
     model_args = script.resolve_model_args(args, None)
     models = {}
-    for name, create in (("ours", OURS), ("torchvision", torchvision_model)):
+    for name, create in (("ours", script.create_model), ("torchvision", torchvision_maker(script, torchvision_class))):
         torch.manual_seed(0)
         model = create(model_args, train_set.class_names).to(device)
         script.load_start_weights(model, args, None, train_set.class_names)
         script.set_stage(model, args, args.freeze_epochs)
         models[name] = model.train(), script.create_optimizer(args, model)
-    loader = script.make_train_loader(args, train_set, device)
+    net = [models["ours"][0]] if torchvision_class is TorchvisionSSD else []  # SSD's loader makes images of the net's size
+    loader = script.make_train_loader(args, train_set, *net, device)
     seconds = {name: [] for name in models}
     losses = {name: [] for name in models}
     for step, batch in enumerate(loader):
@@ -125,14 +189,16 @@ def time_steps(words: list[str], steps: int) -> None:
 def main() -> None:
     """Dispatch."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("detector", choices=sorted(CLASSES))
     parser.add_argument("what", choices=["ours", "torchvision", "steps"])
     parser.add_argument("--steps", type=int, default=20, help="timed steps")
     own, words = parser.parse_known_args()
+    script, torchvision_class = importlib.import_module(f"train_{own.detector}"), CLASSES[own.detector]
     if own.what == "steps":
-        time_steps(words, own.steps)
+        time_steps(script, torchvision_class, words, own.steps)
         return
     if own.what == "torchvision":
-        script.create_model = torchvision_model
+        script.create_model = torchvision_maker(script, torchvision_class)
     script.main(script.parse_args(words))
 
 

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from train_utils.errors import InputError
 from train_utils.lr_schedule import LRSchedule, set_lr
 
 
@@ -67,3 +68,12 @@ def test_set_lr():
 def test_wrong_values(wrong):
     with pytest.raises(ValueError):
         LRSchedule(**{"kind": "step", "steps_per_epoch": 5, "epochs": 2, **wrong})
+
+
+def test_a_cosine_shorter_or_longer_than_the_run():
+    options = {"kind": "cosine", "steps_per_epoch": 1, "epochs": 4, "warmup_steps": 0}
+    assert factors([0, 1, 2, 3], **options, cosine_epochs=2) == pytest.approx([1, 0.5, 0, 0])  # stays at zero
+    assert factors([0, 4], **options, cosine_epochs=8) == pytest.approx([1, 0.5])
+    assert factors([1, 2, 3], **options, cosine_epochs=4, start_epoch=2) == pytest.approx([1, 1, (1 + 0.5**0.5) / 2])
+    with pytest.raises(InputError, match="cosine over 0 epochs"):
+        LRSchedule(**options, cosine_epochs=0)

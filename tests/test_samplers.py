@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from train_utils.errors import InputError
 from train_utils.group_by_aspect_ratio import GroupedBatchSampler, aspect_ratio_bins, create_aspect_ratio_groups
 from train_utils.samplers import TrainBatchSampler, _Order, collate_fn, evaluation_batches
 
@@ -96,3 +97,13 @@ def test_evaluation_batches_are_of_one_size_and_complete():
 def test_collate_keeps_sizes():
     images, targets = collate_fn([(torch.zeros(3, 4, 5), {"image_id": 0}), (torch.zeros(3, 2, 2), {"image_id": 1})])
     assert [tuple(image.shape) for image in images] == [(3, 4, 5), (3, 2, 2)] and len(targets) == 2
+
+
+def test_a_last_batch_too_small_is_left_out():
+    """BatchNorm over maps of one cell cannot learn from one image: 7 images in threes leave a single one over."""
+    assert [len(batch) for batch in TrainBatchSampler(7, 3)] == [3, 3, 1]
+    for size, lengths in ((7, [3, 3]), (8, [3, 3, 2]), (9, [3, 3, 3]), (2, [2])):
+        sampler = TrainBatchSampler(size, 3, smallest_batch=2)
+        assert [len(batch) for batch in sampler] == lengths and len(sampler) == len(lengths)
+    with pytest.raises(InputError, match="need 2 training images at least, the data set has 1"):
+        TrainBatchSampler(1, 3, smallest_batch=2)

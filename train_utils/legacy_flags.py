@@ -1,7 +1,7 @@
 """Ancestral spellings of flags, rewritten to ours before parsing.
 
-People bring command lines from the course repository and from torchvision's reference scripts. A table per script
-says what each of their flags means here; `modernise` applies it and says in one line what it took. The script itself
+People bring command lines from the course repository, torchvision's reference scripts and jetson-inference. A table per
+script says what each of their flags means here; `modernise` applies it and says in one line what it took. The script itself
 sees modern names only.
 
 A rule is called with the values that follow its flag and returns the replacing words, or raises `InputError`.
@@ -9,6 +9,7 @@ A rule is called with the values that follow its flag and returns the replacing 
 
 import argparse
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from train_utils.errors import InputError
 
@@ -80,6 +81,7 @@ SHARED: dict[str, Rule] = {
     "--weights": drop_if_empty,
     "--weights-backbone": lambda flag, values: [flag, "none"] if values in ([""], ["None"]) else [flag, *values],
     "--opt": lambda flag, values: [flag, *(value.lower() for value in values)],
+    "--weights-path": lambda flag, values: ["--weights", *values, "--test-only"],  # the course's validation script
     "--world-size": drop,  # torchrun sets it
     "--backend": drop,  # image decoding and transforms have one implementation here
     "--use-v2": drop,
@@ -99,7 +101,6 @@ SHARED: dict[str, Rule] = {
 # repository); references/detection/train.py (torchvision).
 FASTER_RCNN: dict[str, Rule] = {
     **SHARED,
-    "--weights-path": lambda flag, values: ["--weights", *values, "--test-only"],  # the course's validation script
     "--pretrained": lambda flag, values: ["--weights", "DEFAULT"],
     "--model": choices(
         "--backbone",
@@ -116,6 +117,73 @@ FASTER_RCNN: dict[str, Rule] = {
     ),
     "--use-copypaste": unsupported("copy-paste needs masks, and Faster R-CNN trains on boxes; remove the flag"),
 }
+
+def resume_or_weights(flag: str, values: list[str]) -> list[str]:
+    """`--resume` takes one of our checkpoints; jetson's loads nothing but weights, from a file with a name of its own."""
+    if values == [""]:
+        return []
+    is_jetsons = values and "-Epoch-" in Path(values[0]).name
+    return ["--weights" if is_jetsons else flag, *values]
+
+
+# train_ssd_voc12.py (course repository), references/detection/train.py (torchvision), train_ssd.py (jetson-inference
+# and the pytorch-ssd that it comes from).
+SSD: dict[str, Rule] = {
+    **SHARED,
+    "--pretrained": lambda flag, values: ["--weights", "DEFAULT"],
+    "--model": choices(
+        "--net",
+        {
+            "ssd300_vgg16": ["--net", "ssd300-vgg16"],
+            "ssdlite320_mobilenet_v3_large": ["--net", "ssdlite320-mobilenet-v3-large"],
+        },
+        "this script trains SSD; name one of its networks with --net",
+    ),
+    "--data-augmentation": choices(
+        "--augmentation",
+        {name: ["--augmentation", name] for name in ("hflip", "ssd", "ssdlite")},
+        "use hflip, ssd, ssdlite or nvidia",
+    ),
+    "--use-copypaste": unsupported("copy-paste needs masks, and SSD trains on boxes; remove the flag"),
+    "--aspect-ratio-group-factor": drop,  # every image is stretched to the same square
+    "--resume": resume_or_weights,
+    "--dataset-type": rename("--dataset"),
+    "--datasets": rename("--data-path"),
+    "--data": rename("--data-path"),
+    "--validation-dataset": rename("--val-data-path"),
+    "--base-net": rename("--weights-backbone"),
+    "--pretrained-ssd": rename("--weights"),
+    "--learning-rate": rename("--lr"),
+    "--gamma": rename("--lr-gamma"),
+    "--scheduler": choices("--lr-scheduler", {"multi-step": ["--lr-scheduler", "multistep"],
+                                              "cosine": ["--lr-scheduler", "cosine"]}, "use cosine or multi-step"),
+    "--milestones": lambda flag, values: ["--lr-steps", *(n for value in values for n in value.replace(",", " ").split())],
+    "--num-epochs": rename("--epochs"),
+    "--num-workers": rename("--workers"),
+    "--validation-epochs": rename("--eval-every"),
+    "--validation-mean-ap": switch(["--validation-mean-ap"], []),
+    "--balance-data": switch(["--balance-data"], []),
+    "--freeze-base-net": switch(["--freeze-base-net"], []),
+    "--freeze-net": switch(["--freeze-net"], []),
+    "--debug-steps": rename("--print-freq"),
+    "--checkpoint-folder": rename("--output-dir"),
+    "--model-dir": rename("--output-dir"),
+    "--use-cuda": switch([], ["--device", "cpu"]),
+    "--log-level": drop,  # there is one level here
+}
+
+# Who types one of these has a habit of jetson-inference, and gets its defaults.
+JETSON_FLAGS = {
+    "--dataset-type", "--datasets", "--data", "--validation-dataset", "--balance-data", "--mb2-width-mult", "--base-net",
+    "--pretrained-ssd", "--freeze-base-net", "--freeze-net", "--learning-rate", "--gamma", "--base-net-lr",
+    "--extra-layers-lr", "--scheduler", "--milestones", "--t-max", "--num-epochs", "--num-workers", "--validation-epochs",
+    "--validation-mean-ap", "--debug-steps", "--checkpoint-folder", "--model-dir", "--use-cuda", "--log-level",
+}
+
+
+def has_jetson_flags(argv: Sequence[str]) -> bool:
+    """Whether a command line uses a flag, in either spelling, that jetson-inference's train_ssd.py alone has."""
+    return any(word.partition("=")[0].replace("_", "-") in JETSON_FLAGS for word in argv)
 
 
 def modernise(

@@ -25,6 +25,7 @@ class LRSchedule:
         steps_per_epoch: optimiser steps of an epoch, at least 1.
         epochs: of the whole run, both stages.
         start_epoch: where a second stage begins. The schedule is 1 before; step and cosine count from there.
+        cosine_epochs: epochs that the cosine takes from 1 to 0, where it stays; default: all that there are.
 
     Raises:
         InputError: an unknown kind, or a number out of its range.
@@ -39,6 +40,7 @@ class LRSchedule:
     step_size: int = 3
     gamma: float = 0.1
     start_epoch: int = 0
+    cosine_epochs: int | None = None
 
     def __post_init__(self):
         if self.kind not in KINDS:
@@ -47,6 +49,8 @@ class LRSchedule:
             raise InputError("an epoch has no optimiser step; use more images or a smaller batch size")
         if self.step_size < 1:
             raise InputError(f"a learning-rate step of {self.step_size} epochs is impossible; use at least 1")
+        if self.cosine_epochs is not None and self.cosine_epochs < 1:
+            raise InputError(f"a cosine over {self.cosine_epochs} epochs is impossible; use at least 1")
         if self.warmup_steps < 0:
             raise InputError(f"{self.warmup_steps} warm-up steps are impossible; use 0 for none")
 
@@ -67,7 +71,8 @@ class LRSchedule:
         if self.kind == "step":
             return self.gamma ** ((epoch - self.start_epoch) // self.step_size)
         first = self.start_epoch * self.steps_per_epoch
-        progress = (step - first) / max(1, self.epochs * self.steps_per_epoch - first)
+        epochs = self.cosine_epochs or self.epochs - self.start_epoch
+        progress = (step - first) / max(1, epochs * self.steps_per_epoch)
         return 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
 
 

@@ -124,13 +124,15 @@ class MetricLogger:
                 display.update()
                 if self.enabled and not self.bar and (number % print_freq == 0 or last):
                     eta = datetime.timedelta(seconds=int(step_time.global_avg * (total - 1 - number)))
-                    counter = f"[{number:>{len(str(total))}}/{total}]"
-                    times = f"time: {step_time}  data: {data_time}"
-                    parts = [header, counter, f"eta: {eta}", str(self), times]
-                    print("  ".join(part for part in parts if part) + _memory(), flush=True)
+                    print(self.line(header, number, total, f"eta: {eta}", f"time: {step_time}  data: {data_time}"), flush=True)
         finally:
             display.close()
         self._sum_up(header, time.perf_counter() - began, number + 1 - start)
+
+    def line(self, header: str, number: int, total: int, eta: str, times: str) -> str:
+        """What is printed after batch `number` of `total`."""
+        counter = f"[{number:>{len(str(total))}}/{total}]"
+        return "  ".join(part for part in [header, counter, eta, str(self), times] if part) + _memory()
 
     def _sum_up(self, header: str, seconds: float, batches: int) -> None:
         if not self.enabled:

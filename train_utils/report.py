@@ -42,27 +42,27 @@ def epoch_row(
     }
 
 
-def report_evaluation(run: RunFolder, result: CocoResult, detections: dict, val_set) -> None:
+def report_evaluation(run: RunFolder, result: CocoResult, detections: dict, val_set) -> dict:
     """Print the 12 numbers; write metrics.json, detections.json (COCO results) and predictions.png. Rank 0 only.
 
-    An AP of zero is explained by its likely causes.
+    An AP of zero is explained by its likely causes. Returns what is in metrics.json, nothing on other ranks.
     """
     if not is_main_process():
-        return
+        return {}
     truth = val_set.ground_truth()
     say(*result.lines)
     if result.stats[0] <= 0 and (why := explain_zero(truth, detections)):
         say(f"AP is {result.stats[0]:.3f}: {why}")
-    run.write_metrics(
-        {
-            "coco": dict(zip(STAT_NAMES, result.stats)),
-            "voc07": score_voc(truth, detections, use_07_metric=True),
-            "voc12": score_voc(truth, detections),
-            "per_class": result.per_class,
-        }
-    )
+    metrics = {
+        "coco": dict(zip(STAT_NAMES, result.stats)),
+        "voc07": score_voc(truth, detections, use_07_metric=True),
+        "voc12": score_voc(truth, detections),
+        "per_class": result.per_class,
+    }
+    run.write_metrics(metrics)
     (run.path / "detections.json").write_text(json.dumps(to_coco_json(truth, detections)))
     draw_validation(val_set, truth, detections, run.path / "predictions.png")
+    return metrics
 
 
 def say_best(run: RunFolder, metric: str) -> None:

@@ -17,7 +17,8 @@ VOLATILE = {
     "workers", "print_freq",
 }
 # what of the model may be changed by the command line of a continuation or a test
-THRESHOLDS = {"box_score_thresh", "box_nms_thresh", "box_detections_per_img"}
+THRESHOLDS = {"box_score_thresh", "box_nms_thresh", "box_detections_per_img",  # Faster R-CNN's names
+              "score_thresh", "nms_thresh", "detections_per_img"}
 
 
 def find_resume_path(resume: str | None, output_dir: str) -> Path | None:

@@ -101,6 +101,10 @@ class RunFolder:
         """classes.txt: one name per line, without background; line k is label k."""
         self._write("classes.txt", "".join(f"{name}\n" for name in class_names))
 
+    def write_labels(self, class_names: list[str]) -> None:
+        """labels.txt: BACKGROUND, then one name per line, without a last line break, as jetson-inference reads it."""
+        self._write("labels.txt", "\n".join(["BACKGROUND", *class_names]))
+
     def write_metrics(self, metrics: dict) -> None:
         """metrics.json: the nested results (coco, voc07, voc12, per_class) of the last evaluation."""
         self._write_json("metrics.json", metrics)

@@ -35,8 +35,9 @@ class _Order(Sampler):
 class TrainBatchSampler(Sampler):
     """This process's batches of `(epoch, index)` pairs; the pair tells the data set which augmentation to draw.
 
-    One process keeps a short last batch; several drop what does not fill a batch on each, since every process must
-    take the same number of steps. With `group_ids` every batch is full and of one group.
+    One process keeps a short last batch of at least `smallest_batch` images; several drop what does not fill a batch
+    on each, since every process must take the same number of steps. With `group_ids` every batch is full and of one
+    group.
 
     Args:
         num_images: size of the data set.
@@ -44,6 +45,7 @@ class TrainBatchSampler(Sampler):
         group_ids: group of every image (see `create_aspect_ratio_groups`), or None for no grouping.
         seed: with the epoch, decides the order.
         rank, world_size: this process's share is every `world_size`-th batch from `rank` on.
+        smallest_batch: 2 for a network whose BatchNorm cannot learn from one image.
 
     Raises:
         InputError: the data set does not fill one batch on every process (one process without grouping may be short).
@@ -57,13 +59,17 @@ class TrainBatchSampler(Sampler):
         seed: int = 0,
         rank: int = 0,
         world_size: int = 1,
+        smallest_batch: int = 1,
     ):
+        self.smallest_batch = smallest_batch
         self.num_images, self.batch_size, self.group_ids = num_images, batch_size, group_ids
         self.seed, self.rank, self.world_size = seed, rank, world_size
         self.epoch, self.first_batch = 0, 0
-        if num_images < batch_size * world_size:
+        may_be_short = world_size == 1 and group_ids is None
+        needed = smallest_batch if may_be_short else batch_size * world_size
+        if num_images < needed:
             raise InputError(
-                f"{world_size} process(es) with a batch of {batch_size} need {batch_size * world_size} training images "
+                f"{world_size} process(es) with a batch of {batch_size} need {needed} training images "
                 f"at least, the data set has {num_images}: lower --batch-size"
             )
 
@@ -77,6 +83,7 @@ class TrainBatchSampler(Sampler):
         order = torch.randperm(self.num_images, generator=generator).tolist()
         if self.group_ids is None:
             everything = [order[i : i + self.batch_size] for i in range(0, self.num_images, self.batch_size)]
+            everything = [batch for batch in everything if len(batch) >= self.smallest_batch]
         else:
             everything = list(GroupedBatchSampler(_Order(order), self.group_ids, self.batch_size))
         if self.world_size > 1:
@@ -91,7 +98,7 @@ class TrainBatchSampler(Sampler):
     def __len__(self) -> int:
         full = self.num_images // self.batch_size
         if self.world_size == 1 and self.group_ids is None:
-            return -(-self.num_images // self.batch_size)
+            return full + (self.num_images % self.batch_size >= self.smallest_batch)
         return full // self.world_size
 
 
