@@ -35,6 +35,7 @@ from network_files.faster_rcnn_nets import build_faster_rcnn
 from network_files.faster_rcnn_weights import (
     PUBLISHED,
     PublishedWeights,
+    detector_family,
     load_detector_weights,
     published_by_file,
     published_weights,
@@ -213,7 +214,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = get_args_parser()
     words, notes = modernise(sys.argv[1:] if argv is None else argv, FASTER_RCNN, parser)
     args, given = parser.parse_args(words), given_flags(parser, words)
-    kind = guess_kind(args.data_path, args.train_json or args.val_json) if args.dataset == "auto" else args.dataset
+    kind = args.dataset
+    if kind == "auto":
+        kind = guess_kind(args.data_path or args.val_data_path, args.train_json or args.val_json)
     if kind == "shapes":
         args, quick = parse_with_preset(parser, words, QUICK_START, together=OPTIMISER_FLAGS)
         args.data_path = args.data_path or ["data/shapes"]
@@ -253,10 +256,12 @@ def check_args(args: argparse.Namespace) -> None:
         not_negative=("momentum", "weight_decay", "seed", "workers", "patience", "keep_last", "warmup_steps", "start_epoch",
                       "freeze_epochs", "max_bad_samples", "clip_grad_norm"),
         above_zero=("lr", "unfreeze_lr"),
-        in_0_1=("hflip",),
+        in_0_1=("hflip", "box_score_thresh", "box_nms_thresh"),
     )
     if not 0 <= args.ema < 1:
         raise InputError(f"--ema must be at least 0 and below 1, not {args.ema}")
+    if min(args.lr_steps) < 0:
+        raise InputError(f"--lr-steps are epochs from 0 on, not {min(args.lr_steps)}")
     if args.opt == "sgd_nesterov" and args.momentum == 0:
         raise InputError("--opt sgd_nesterov needs a --momentum above 0")
     if args.start_epoch >= args.epochs:
@@ -284,7 +289,7 @@ def open_data(args: argparse.Namespace):
         say(*(f"training data: {line}" for line in summarise_faults(train_set.faults)))
     val_set = open_dataset(args.dataset, args.val_data_path or args.data_path, args.val_split, year=args.year,
                            class_names=train_set.class_names if train_set else args.classes,
-                           json_path=args.val_json, image_dir=args.val_images)
+                           json_path=args.val_json, image_dir=args.val_images, skip_difficult=args.skip_difficult)
     say(*(f"validation data: {line}" for line in summarise_faults(val_set.faults)))
     check_num_classes(args.num_classes, val_set.class_names, args.dataset)
     val_set = TrainingSamples(val_set, seed=args.seed)
@@ -343,6 +348,8 @@ def read_start(args: argparse.Namespace) -> Start | None:
     is_file = path.exists() or path.suffix in (".pth", ".pt")
     file = load_checkpoint(path) if is_file else {}
     if "model_args" in file:
+        if "backbone" not in file["model_args"]:
+            raise InputError(f"{path} was written by {file.get('script')}: it holds {detector_family(unwrap(file))}")
         averaged = (file.get("ema") or {}).get("model")
         start = Start(averaged or unwrap(file), file["class_names"], file["model_args"])
     elif is_file:
@@ -535,7 +542,7 @@ def main(args: argparse.Namespace) -> None:
     # 4. optimiser and schedule
     optimizer = create_optimizer(args, model)
     scaler = torch.amp.GradScaler(device.type, enabled=amp_dtype == torch.float16)
-    schedule = LRSchedule(args.lr_scheduler, -(-len(train_loader) // args.accumulate), args.epochs,
+    schedule = LRSchedule(args.lr_scheduler, max(1, -(-len(train_loader) // args.accumulate)), args.epochs,
                           warmup_steps=args.warmup_steps, milestones=args.lr_steps, step_size=args.lr_step_size,
                           gamma=args.lr_gamma, start_epoch=args.freeze_epochs)
 
@@ -581,10 +588,11 @@ def main(args: argparse.Namespace) -> None:
             clip_grad_norm=args.clip_grad_norm, ema=ema, seed=args.seed, bad_samples=bad_samples, logger=logger)
         row = epoch_row(epoch, mean_loss, lr, logger, time.perf_counter() - begin, len(train_set), device)
         tested = ema.module if ema else model
-        if args.val_loss:
+        evaluate_this = (epoch + 1) % args.eval_every == 0 or epoch + 1 == args.epochs
+        if args.val_loss and evaluate_this:
             losses = validation_losses(tested, val_loader, device, amp_dtype, args.seed)
             row |= {f"val_{name}": value for name, value in losses.items()} | {"val_loss": sum(losses.values())}
-        if (epoch + 1) % args.eval_every == 0 or epoch + 1 == args.epochs:
+        if evaluate_this:
             result, detections = evaluate_now(tested)
             row["stats"] = result.stats
             report_evaluation(run, result, detections, val_set)

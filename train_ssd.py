@@ -32,9 +32,18 @@ from datasets.annotations import summarise_faults
 from datasets.balance import balanced_subset
 from datasets.class_names import read_labels
 from datasets.open_dataset import guess_kind, open_dataset
+from datasets.open_images import is_open_images_folder
 from datasets.samples import TrainingSamples
 from datasets.ssd_augmentation import RECIPES
-from network_files.ssd_nets import NETS, build_ssd, default_box_spec, min_train_batch, net_settings, set_trainable_layers
+from network_files.ssd_nets import (
+    NETS,
+    build_ssd,
+    default_box_spec,
+    min_train_batch,
+    net_settings,
+    rescaled_boxes,
+    set_trainable_layers,
+)
 from network_files.ssd_weights import (
     identify,
     imagenet_weights,
@@ -43,7 +52,7 @@ from network_files.ssd_weights import (
     published_by_file,
     published_weights,
 )
-from network_files.state_dicts import unwrap
+from network_files.state_dicts import detector_family, unwrap
 from plot_curve import plot_loss_and_lr, plot_map
 from train_utils import jetson
 from train_utils.bad_samples import BadSamples
@@ -63,7 +72,7 @@ from train_utils.ema import ModelEma
 from train_utils.errors import InputError, one_sentence_errors
 from train_utils.flag_checks import check_pairs, check_ranges, flag
 from train_utils.freeze import freeze
-from train_utils.legacy_flags import SSD, has_jetson_flags, modernise
+from train_utils.legacy_flags import SSD, flags_in, has_jetson_flags, modernise
 from train_utils.lr_schedule import LRSchedule
 from train_utils.metric_logger import MetricLogger
 from train_utils.presets import describe_preset, given_flags, parse_with_preset
@@ -121,7 +130,8 @@ JETSON = {
     "print_freq": 10,
     "val_loss": True,
     "skip_unknown": True,
-    "output_dir": "models",
+    "skip_difficult": True,
+    "output_dir": "models/ssd",
 }
 JETSON_SPLITS = {"voc": ("trainval", "test"), "open_images": ("train", "test")}
 JETSON_WEIGHTS = Path("models/mobilenet-v1-ssd-mp-0_675.pth")
@@ -154,8 +164,6 @@ def get_args_parser() -> argparse.ArgumentParser:
     data.add_argument("--skip-unknown", action=on_off, default=False, help="leave out objects of classes not in --classes")
     data.add_argument("--group-boxes", action=on_off, default=False,
                       help="Open Images: train on boxes around groups too, and expect them to be found")
-    data.add_argument("--balance-data", action=on_off, default=False,
-                      help="train on as many images of each class as the rarest has")
     data.add_argument("--augmentation", choices=sorted(RECIPES), default="ssd",
                       help="ssd: the paper's; nvidia: as in its SSD300; ssdlite: crop and flip; hflip: flip only")
     data.add_argument("--hflip", type=float, default=0.5, metavar="P", help="probability of a horizontal flip")
@@ -165,15 +173,12 @@ def get_args_parser() -> argparse.ArgumentParser:
     model = parser.add_argument_group("model")
     model.add_argument("--net", choices=sorted(NETS), default="ssd300-resnet50", help="base network, sources and heads")
     model.add_argument("--resolution", type=int, metavar="PX", help="side of the square network input; default by net")
-    model.add_argument("--mb2-width-mult", type=float, default=1.0, metavar="W", help="mb2-ssd-lite: factor of the channels")
     model.add_argument("--weights", help="start from a detector: a published name, DEFAULT for the one of this architecture, "
                        "or a local file, also of other projects")
     model.add_argument("--weights-backbone",
                        help="ImageNet weights of the backbone: a torchvision name, a local file, or none")
     model.add_argument("--trainable-backbone-layers", type=int, metavar="N",
                        help="stages of the backbone that learn, counted from its end; default by backbone")
-    model.add_argument("--freeze-base-net", action=on_off, default=False, help="the base never learns")
-    model.add_argument("--freeze-net", action=on_off, default=False, help="nothing but the heads ever learns")
     model.add_argument("--box-score-thresh", type=float, help="drop detections below this score")
     model.add_argument("--box-nms-thresh", type=float, help="IoU above which the weaker of two detections goes")
     model.add_argument("--box-detections", type=int, help="most detections per image")
@@ -185,8 +190,6 @@ def get_args_parser() -> argparse.ArgumentParser:
     train.add_argument("--start-epoch", type=int, default=0, help="number of the first epoch; --resume sets it itself")
     train.add_argument("--opt", choices=["sgd", "sgd_nesterov", "adamw"], default="sgd", help="optimiser")
     train.add_argument("--lr", type=float, default=0.001, help="learning rate, of all processes together")
-    train.add_argument("--base-net-lr", type=float, help="learning rate of the base, if another")
-    train.add_argument("--extra-layers-lr", type=float, help="learning rate of the extra layers, if another")
     train.add_argument("--momentum", type=float, default=0.9, help="momentum of SGD")
     train.add_argument("--weight-decay", "--wd", type=float, default=5e-4, help="weight decay")
     train.add_argument("--norm-weight-decay", type=float, help="weight decay of normalisation layers, if another")
@@ -195,7 +198,6 @@ def get_args_parser() -> argparse.ArgumentParser:
     train.add_argument("--lr-steps", type=int, nargs="+", default=[80, 110], help="multistep: epochs where the rate falls")
     train.add_argument("--lr-step-size", type=int, default=8, help="step: epochs between two falls")
     train.add_argument("--lr-gamma", type=float, default=0.1, help="multistep, step: factor of a fall")
-    train.add_argument("--t-max", type=int, metavar="N", help="cosine: epochs until the rate is zero; default: all")
     train.add_argument("--warmup-steps", type=int, default=1000, help="linear warm-up, at most the first epoch; 0: none")
     train.add_argument("--freeze-epochs", type=int, default=0, metavar="N",
                        help="two stages: for N epochs the backbone is frozen and only what lies above it learns")
@@ -218,12 +220,23 @@ def get_args_parser() -> argparse.ArgumentParser:
     output.add_argument("--eval-every", type=int, default=1, metavar="N", help="evaluate after every N-th epoch and the last")
     output.add_argument("--eval-batch-size", type=int, help="images per evaluation batch; default: --batch-size")
     output.add_argument("--val-loss", action=on_off, default=False, help="also compute the loss on the validation split")
-    output.add_argument("--jetson", action=on_off, default=False,
-                        help="also write what jetson-inference's tools read: its log lines, labels.txt, {net}-Epoch-*.pth")
-    output.add_argument("--validation-mean-ap", action=on_off, default=False, help="jetson's lines of AP per class")
     output.add_argument("--best-metric", choices=["AP", "AP50", "AP75"], default="AP", help="what makes a checkpoint the best")
     output.add_argument("--keep-last", type=int, default=0, metavar="N", help="keep model_<epoch>.pth of the last N epochs")
     output.add_argument("--print-freq", type=int, default=50, help="steps between two lines of a log")
+
+    habits = parser.add_argument_group(
+        "jetson-inference", "Each of these brings the defaults of its train_ssd.py, unless --no-jetson is given too.")
+    habits.add_argument("--balance-data", action=on_off, default=False,
+                        help="train on as many images of each class as the rarest has")
+    habits.add_argument("--mb2-width-mult", type=float, default=1.0, metavar="W", help="mb2-ssd-lite: factor of the channels")
+    habits.add_argument("--freeze-base-net", action=on_off, default=False, help="the base never learns")
+    habits.add_argument("--freeze-net", action=on_off, default=False, help="nothing but the heads ever learns")
+    habits.add_argument("--base-net-lr", type=float, help="learning rate of the base, if another")
+    habits.add_argument("--extra-layers-lr", type=float, help="learning rate of the extra layers, if another")
+    habits.add_argument("--t-max", type=int, metavar="N", help="cosine: epochs until the rate is zero; default: all")
+    habits.add_argument("--validation-mean-ap", action=on_off, default=False, help="its log lines of AP per class")
+    habits.add_argument("--jetson", action=on_off, default=False,
+                        help="its defaults, log lines, labels.txt and {net}-Epoch-*.pth, which its tools read")
 
     distributed = parser.add_argument_group("distributed (started by torchrun)")
     distributed.add_argument("--dist-url", default="env://", help="where the processes meet")
@@ -241,31 +254,39 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     typed = sys.argv[1:] if argv is None else argv
     words, notes = modernise(typed, SSD, parser)
     args, given = parser.parse_args(words), given_flags(parser, words)
-    if has_jetson_flags(typed):
-        args, used = parse_with_preset(parser, words, JETSON)
-        notes.append(f"jetson-inference's defaults: {describe_preset(used)}")
-        notes += follow_jetson(args, given)
-    kind = guess_kind(args.data_path, args.train_json or args.val_json) if args.dataset == "auto" else args.dataset
-    if args.jetson and kind in JETSON_SPLITS and not given & {"train_split", "val_split"}:
-        args.train_split, args.val_split = JETSON_SPLITS[kind]
+    like_jetson = args.jetson or has_jetson_flags(typed) and "jetson" not in given
+    if like_jetson and not args.data_path and (Path("data/Annotations").is_dir() or is_open_images_folder("data")):
+        args.data_path = ["data"]  # its default, where it holds something
+    kind = args.dataset
+    if kind == "auto":
+        kind = guess_kind(args.data_path or args.val_data_path, args.train_json or args.val_json)
+    parser.set_defaults(data_path=args.data_path or (["data/shapes"] if kind == "shapes" else None))
+    preset = JETSON if like_jetson else {}
     if kind == "shapes":
-        args, quick = parse_with_preset(parser, words, QUICK_START, together=OPTIMISER_FLAGS)
-        args.data_path = args.data_path or ["data/shapes"]
-        notes.append(f"quick start: {describe_preset(quick)}")
+        preset = QUICK_START | ({"jetson": True, "val_loss": True} if like_jetson else {})
+    args, used = parse_with_preset(parser, words, preset, together=OPTIMISER_FLAGS if kind == "shapes" else ())
+    if used:
+        notes.append(f"{'quick start' if kind == 'shapes' else 'defaults of jetson-inference'}: {describe_preset(used)}")
+    if like_jetson:
+        notes += follow_jetson(args, kind, given, flags_in(typed))
     args.dataset = kind
     notes += [f"{flag(name)} has no effect with {why}" for name, why in idle_flags(args) if name in given]
-    pretrained = args.weights or args.weights_backbone != "none" or args.resume
+    from_scratch = args.weights_backbone == "none" or args.weights_backbone is None and NETS[args.net].classifier is None
+    pretrained = args.weights or args.resume or not from_scratch
     if not pretrained and (args.freeze_epochs or args.freeze_base_net or args.freeze_net):
         notes.append("warning: nothing is pretrained, yet part of the net is frozen: it stays at its random start")
     args.notes = notes
     return args
 
 
-def follow_jetson(args: argparse.Namespace, given: set[str]) -> list[str]:
-    """The two defaults of jetson's that are places: `data` and its pretrained mb1-ssd, each where it exists."""
-    if not args.data_path and any(Path("data").glob("*-annotations-bbox.csv")):
-        args.data_path = ["data"]
-    if args.net != "mb1-ssd" or given & {"weights", "weights_backbone", "resume"}:
+def follow_jetson(args: argparse.Namespace, kind: str, given: set[str], typed: set[str]) -> list[str]:
+    """Jetson's split names, and its start: `--base-net` before `--pretrained-ssd` before an mb1-ssd of VOC, if it is there."""
+    if kind in JETSON_SPLITS and not given & {"train_split", "val_split"}:
+        args.train_split, args.val_split = JETSON_SPLITS[kind]
+    if typed >= {"--base-net", "--pretrained-ssd"} and "--resume" not in typed:
+        args.weights = None
+        return ["--pretrained-ssd has no effect with --base-net"]
+    if kind == "shapes" or args.net != "mb1-ssd" or given & {"weights", "weights_backbone", "resume"}:
         return []
     if JETSON_WEIGHTS.is_file():
         args.weights = str(JETSON_WEIGHTS)
@@ -303,10 +324,12 @@ def check_args(args: argparse.Namespace) -> None:
         not_negative=("momentum", "weight_decay", "seed", "workers", "patience", "keep_last", "warmup_steps", "start_epoch",
                       "freeze_epochs", "max_bad_samples", "clip_grad_norm", "base_net_lr", "extra_layers_lr"),
         above_zero=("lr", "unfreeze_lr", "mb2_width_mult"),
-        in_0_1=("hflip",),
+        in_0_1=("hflip", "box_score_thresh", "box_nms_thresh"),
     )
     if not 0 <= args.ema < 1:
         raise InputError(f"--ema must be at least 0 and below 1, not {args.ema}")
+    if min(args.lr_steps) < 0:
+        raise InputError(f"--lr-steps are epochs from 0 on, not {min(args.lr_steps)}")
     if args.opt == "sgd_nesterov" and args.momentum == 0:
         raise InputError("--opt sgd_nesterov needs a --momentum above 0")
     if args.start_epoch >= args.epochs:
@@ -340,7 +363,7 @@ def open_data(args: argparse.Namespace):
     val_set = open_dataset(args.dataset, args.val_data_path or args.data_path, args.val_split, year=args.year,
                            class_names=train_set.class_names if train_set else args.classes,
                            json_path=args.val_json, image_dir=args.val_images, skip_unknown=args.skip_unknown,
-                           group_boxes=args.group_boxes)
+                           skip_difficult=args.skip_difficult, group_boxes=args.group_boxes)
     say(*(f"validation data: {line}" for line in summarise_faults(val_set.faults)))
     check_num_classes(args.num_classes, val_set.class_names, args.dataset)
     val_set = TrainingSamples(val_set, seed=args.seed)
@@ -369,10 +392,10 @@ def make_train_loader(args: argparse.Namespace, train_set, model: nn.Module, dev
     Raises:
         InputError: batches of one image, which the BatchNorm of the net cannot learn from.
     """
-    smallest = 1 if args.freeze_net else min_train_batch(model)
+    smallest = min_train_batch(model)
     if args.batch_size < smallest:
         raise InputError(f"--batch-size {args.batch_size}: {args.net} at {model.resolution} pixels has BatchNorm on maps of one "
-                         f"cell and needs {smallest} images per batch; or train the heads alone with --freeze-net")
+                         f"cell: it needs {smallest} images per batch")
     train_set.transform = RECIPES[args.augmentation](model.resolution, model.transform.image_mean, args.hflip)
     sampler = TrainBatchSampler(len(train_set), args.batch_size, None, args.seed, args.rank, args.world_size, smallest)
     return make_loader(args, train_set, sampler, device)
@@ -408,6 +431,8 @@ def read_start(args: argparse.Namespace) -> Start | None:
     is_file = path.exists() or path.suffix in (".pth", ".pt")
     file = load_checkpoint(path) if is_file else {}
     if "model_args" in file:
+        if "net" not in file["model_args"]:
+            raise InputError(f"{path} was written by {file.get('script')}: it holds {detector_family(unwrap(file))}")
         averaged = (file.get("ema") or {}).get("model")
         start = Start(averaged or unwrap(file), file["class_names"], file["model_args"])
     elif is_file:
@@ -449,8 +474,10 @@ def resolve_model_args(args: argparse.Namespace, start: Start | None) -> dict:
     thresholds = {"score_thresh": args.box_score_thresh, "nms_thresh": args.box_nms_thresh,
                   "detections_per_img": args.box_detections}
     values |= known | {name: value for name, value in thresholds.items() if value is not None} | {"resolution": resolution}
-    if values.get("default_boxes", {}).get("resolution") != resolution:
+    if "default_boxes" not in known:
         values["default_boxes"] = default_box_spec(args.net, resolution, table).to_dict()
+    elif known["default_boxes"]["resolution"] != resolution:
+        values["default_boxes"] = rescaled_boxes(args.net, known["default_boxes"], resolution).to_dict()
     return values
 
 
@@ -481,9 +508,11 @@ def base_weights(args: argparse.Namespace) -> dict | None:
     path = Path(args.weights_backbone or "")
     if args.weights_backbone and (path.exists() or path.suffix in (".pth", ".pt")):
         return load_checkpoint(path)
-    if args.weights_backbone is None and args.mb2_width_mult != 1:
-        return None
+    if args.weights_backbone is None and args.net == "mb2-ssd-lite" and args.mb2_width_mult != 1:
+        return None  # they are published for the full width alone
     weights = imagenet_weights(args.net, args.weights_backbone)
+    if weights is None and args.weights_backbone:
+        raise InputError(f"torchvision has no weights for the base of {args.net}: give --weights-backbone a file, or none")
     return weights and on_main_first(lambda: fetch_url(weights.url, "give --weights-backbone that file, or none"))
 
 
@@ -537,6 +566,8 @@ def continue_settings(
     """The model values of a checkpoint that is continued or tested, after checking that the command fits it."""
     if args.trainable_backbone_layers is None:
         args.trainable_backbone_layers = checkpoint.get("args", {}).get("trainable_backbone_layers")
+    if args.resolution is None:
+        wanted = wanted | {"resolution": checkpoint["model_args"].get("resolution")}
     changed = check_resume(checkpoint, path, class_names=class_names, settings=vars(args), script=Path(__file__))
     model_args, kept = merge_model_args(checkpoint["model_args"], wanted)
     say(*(f"changed since the run began: {setting}" for setting in changed))
@@ -596,9 +627,12 @@ def main(args: argparse.Namespace) -> None:
         model_args = continue_settings(args, checkpoint, resume_path, class_names, model_args)
     if args.trainable_backbone_layers is None:
         args.trainable_backbone_layers = NETS[args.net].num_stages
+    begin = time.perf_counter()
     model = create_model(model_args, class_names)
     if not checkpoint:
         load_start_weights(model, args, start, class_names)
+    if args.jetson:
+        jetson.log(f"Took {time.perf_counter() - begin:.2f} seconds to load the model.")
     if args.distributed:
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model) if args.sync_bn else model
         sync_normalizers(model)
@@ -609,7 +643,7 @@ def main(args: argparse.Namespace) -> None:
     # 4. optimiser and schedule
     optimizer = create_optimizer(args, model)
     scaler = torch.amp.GradScaler(device.type, enabled=amp_dtype == torch.float16)
-    schedule = LRSchedule(args.lr_scheduler, -(-len(train_loader) // args.accumulate), args.epochs,
+    schedule = LRSchedule(args.lr_scheduler, max(1, -(-len(train_loader) // args.accumulate)), args.epochs,
                           warmup_steps=args.warmup_steps, milestones=args.lr_steps, step_size=args.lr_step_size,
                           gamma=args.lr_gamma, start_epoch=args.freeze_epochs, cosine_epochs=args.t_max)
 

@@ -19,27 +19,24 @@ PER_OBJECT = ("boxes", "area", "iscrowd", "difficult")
 class JoinedDataset(Dataset):
     """The images of several data sets, one after the other, with the contract of `DetectionDataset`.
 
-    `target["image_id"]` and the indices of the ground truth count through all of them; labels are those of the common class
-    list. Targets have `difficult` if those of any part have it.
+    `target["image_id"]` and the indices of the ground truth count through all of them; labels are those of the first
+    part's class list. Targets have `difficult` if those of any part have it.
 
     Args:
         datasets: at least one, in order.
         names: of the parts, for messages; by default "data set 1", ...
-        class_names: the common list, which must hold every class of every part; by default the first part's list, and then
-            the others must hold the same classes, in whatever order.
 
     Raises:
-        InputError: class lists that do not agree, with what differs.
+        InputError: the parts do not have the same classes (their order may differ), with what differs.
     """
 
-    def __init__(self, datasets: Sequence[DetectionDataset], names: Sequence[str] | None = None,
-                 class_names: Sequence[str] | None = None):
+    def __init__(self, datasets: Sequence[DetectionDataset], names: Sequence[str] | None = None):
         self.datasets = list(datasets)
         names = names or [f"data set {k + 1}" for k in range(len(self.datasets))]
-        self.class_names = list(self.datasets[0].class_names if class_names is None else class_names)
+        self.class_names = list(self.datasets[0].class_names)
         for name, dataset in zip(names, self.datasets):
-            missing = [] if class_names is not None else sorted(set(self.class_names) - set(dataset.class_names))
-            _check_classes(name, names[0], missing, sorted(set(dataset.class_names) - set(self.class_names)))
+            own, common = set(dataset.class_names), set(self.class_names)
+            _check_classes(name, names[0], sorted(common - own), sorted(own - common))
         self.label_maps = [_label_map(dataset.class_names, self.class_names) for dataset in self.datasets]
         self.ends = list(accumulate(map(len, self.datasets)))
         self.has_difficult = any(dataset.has_difficult for dataset in self.datasets)
@@ -106,7 +103,7 @@ def _check_classes(name: str, first: str, missing: list[str], unknown: list[str]
     problems = [f"{what} {', '.join(classes)}" for what, classes in (("lacks", missing), ("also has", unknown)) if classes]
     if problems:
         raise InputError(f"the classes of {name} and {first} differ: {name} {' and '.join(problems)}; give one class list for "
-                         "all, or make them agree")
+                         "all (--classes), or make them agree")
 
 
 def _label_map(own: Sequence[str], common: Sequence[str]) -> Tensor:

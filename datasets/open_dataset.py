@@ -4,7 +4,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from datasets.class_names import order_class_names, read_labels
+from datasets.class_names import read_labels
 from datasets.coco import JSON_PLACES, CocoDetection
 from datasets.concat import JoinedDataset
 from datasets.detection_dataset import DetectionDataset
@@ -51,7 +51,7 @@ def open_dataset(kind: str, data_path: Paths | None, split: str, *, year: str = 
         split: "train", "val", ...; for VOC the name of any split file, with or without ".txt".
         year: VOC only, where there are several.
         class_names: names in label order, or path of a class file. By default VOC and Open Images take the data set's
-            labels.txt, else the classes found, of several folders all together; COCO takes its categories.
+            labels.txt, else the classes found; COCO takes its categories. Those of several folders must agree.
         json_path, image_dir: COCO only, instead of the tree under `data_path`.
         drop_empty: leave out images without objects to train on.
         skip_difficult: leave objects marked difficult out of the targets.
@@ -89,9 +89,7 @@ def open_dataset(kind: str, data_path: Paths | None, split: str, *, year: str = 
     parts = [open_one(root) for root in roots]
     if len(parts) == 1:
         return parts[0]
-    found_in_annotations = kind != "coco" and class_names is None
-    union = order_class_names(name for part in parts for name in part.class_names) if found_in_annotations else None
-    return JoinedDataset(parts, [str(root) for root in roots], union)
+    return JoinedDataset(parts, [str(root) for root in roots])
 
 
 def _as_list(data_path: Paths | None) -> list[OnePath | None]:

@@ -27,7 +27,7 @@ from network_files.resize import IMAGENET_MEAN, IMAGENET_STD
 from network_files.ssd import SSD, SSDLayers
 from network_files.ssd_bases import LITE_NORM, Base, InvertedResidual, L2Norm, SEBlock, conv_bn_relu, normal, xavier
 
-MAX_RESOLUTION = 2048
+MIN_RESOLUTION, MAX_RESOLUTION = 32, 2048
 
 
 class Extra(NamedTuple):
@@ -291,6 +291,15 @@ def default_box_spec(net: str, resolution: int | None = None, table: str = "") -
     return spec.boxes_at(published, resolution, grid_sides(net, resolution))
 
 
+def rescaled_boxes(net: str, default_boxes: Mapping, resolution: int) -> DefaultBoxSpec:
+    """The default boxes of a checkpoint at another resolution: those of the same table, or scaled if they are of none."""
+    stored = DefaultBoxSpec.from_dict(default_boxes)
+    for table in net_spec(net).tables:
+        if stored == default_box_spec(net, stored.resolution, table):
+            return default_box_spec(net, resolution, table)
+    return _scaled_boxes(stored, resolution, grid_sides(net, resolution))
+
+
 def build_ssd(
     net: str,
     num_classes: int,
@@ -364,7 +373,7 @@ def grid_sides(net: str, resolution: int) -> list[int]:
     """
     sides = _grid_sides(net, resolution) if resolution <= MAX_RESOLUTION else None
     if sides is None:
-        low, high = 0, MAX_RESOLUTION  # low does not work, high does; maps only grow with the resolution
+        low, high = MIN_RESOLUTION - 1, MAX_RESOLUTION  # low does not work, high does; maps only grow with the resolution
         while high - low > 1:
             middle = (low + high) // 2
             low, high = (low, middle) if _grid_sides(net, middle) else (middle, high)
@@ -375,7 +384,7 @@ def grid_sides(net: str, resolution: int) -> list[int]:
 @lru_cache(maxsize=256)
 def _grid_sides(net: str, resolution: int) -> tuple[int, ...] | None:
     """None where the net cannot run."""
-    if resolution < 1:
+    if resolution < MIN_RESOLUTION:
         return None
     try:
         with torch.no_grad():

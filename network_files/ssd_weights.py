@@ -178,7 +178,11 @@ def _structure(state: Mapping[str, Tensor]) -> tuple[str, dict[str, Any]] | None
 def _mb2_width(state: Mapping[str, Tensor]) -> float:
     """The number with the fewest decimals that, as width factor, gives the base's channels int(c * width)."""
     channels = {1: 16, 2: 24, 4: 32, 7: 64, 11: 96, 14: 160, 17: 320}  # block -> channels at width 1
-    found = {c: state[f"base_net.{i}.conv.{3 if i == 1 else 6}.weight"].shape[0] for i, c in channels.items()}
+    keys = {c: f"base_net.{i}.conv.{3 if i == 1 else 6}.weight" for i, c in channels.items()}
+    missing = [key for key in keys.values() if key not in state]
+    if missing:
+        raise InputError(f"damaged file: it begins as a MobileNetV2, but lacks {missing[0]}")
+    found = {c: state[key].shape[0] for c, key in keys.items()}
     low = max(n / c for c, n in found.items())
     for decimals in range(6):
         width = math.ceil(round(low * 10**decimals, 6)) / 10**decimals

@@ -37,7 +37,11 @@ def unwrap(container: Mapping) -> dict[str, Tensor]:
     Optimiser, epoch and other entries are ignored. Raises InputError if no tensor is found.
     """
     state = container["model"] if isinstance(container.get("model"), Mapping) else container
-    tensors = {key.removeprefix("module."): value for key, value in state.items() if isinstance(value, Tensor)}
+    tensors = {
+        key.removeprefix("module."): value
+        for key, value in state.items()
+        if isinstance(key, str) and isinstance(value, Tensor)
+    }
     if not tensors:
         raise InputError(f"this file holds no model weights (its entries are: {', '.join(map(str, state)) or 'none'})")
     return tensors

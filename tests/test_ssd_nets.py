@@ -26,6 +26,7 @@ from network_files.ssd_nets import (
     grid_sides,
     min_train_batch,
     net_settings,
+    rescaled_boxes,
     set_trainable_layers,
 )
 
@@ -358,7 +359,7 @@ def test_grids_are_those_of_a_real_run(net, resolution):
     assert len(model.default_boxes(heads.grid_sizes)) == heads.logits.shape[1]
 
 
-@pytest.mark.parametrize("net, smallest", [("ssd300-vgg16", 268), ("ssd300-resnet50", 257), ("sq-ssd-lite", 31)])
+@pytest.mark.parametrize("net, smallest", [("ssd300-vgg16", 268), ("ssd300-resnet50", 257), ("sq-ssd-lite", 32)])
 def test_the_smallest_resolution_works_and_the_next_does_not(net, smallest):
     assert grid_sides(net, smallest)[-1] == 1
     assert without_numbers(net, 2, resolution=smallest).resolution == smallest
@@ -474,3 +475,13 @@ def test_settings_are_complete_and_plain():
     for name in ("score_thresh", "nms_thresh", "candidates_per_class", "detections_per_img"):
         assert getattr(model, name) == settings[name]
     assert json.loads(json.dumps(net_settings("vgg16-ssd"))) == net_settings("vgg16-ssd")
+
+
+def test_stored_boxes_at_another_resolution():
+    """A table keeps its name; boxes of one's own are scaled."""
+    coco = default_box_spec("vgg16-ssd", table="coco")
+    assert rescaled_boxes("vgg16-ssd", coco.to_dict(), 512) == default_box_spec("vgg16-ssd", 512, "coco")
+    at_512 = default_box_spec("mb1-ssd", 512)
+    assert rescaled_boxes("mb1-ssd", at_512.to_dict(), 300) == default_box_spec("mb1-ssd")
+    own = replace(default_box_spec("small-ssd"), sizes=((10, 20), (20, 40), (40, 80), (80, 100)))
+    assert rescaled_boxes("small-ssd", own.to_dict(), 320).sizes == ((20, 40), (40, 80), (80, 160), (160, 200))

@@ -613,3 +613,10 @@ def test_imagenet_weights():
 def test_keys_of_an_unknown_file_stay():
     state = {"a.weight": torch.zeros(1), "extras.0.0.weight": torch.zeros(1)}
     assert rename_to_ours(state) == state
+
+
+def test_a_damaged_mobilenet_v2_is_named():
+    state = build_ssd("mb2-ssd-lite", 3).state_dict()
+    del state["base_net.17.conv.6.weight"]
+    with pytest.raises(ValueError, match="damaged file: .*lacks base_net.17.conv.6.weight"):
+        identify(state)

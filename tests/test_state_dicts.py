@@ -82,3 +82,9 @@ def test_names_must_be_as_many_as_classes():
     assert checked_names([" a", "b "], 3, "the model") == ["a", "b"]
     with pytest.raises(ValueError, match="the file has 2 classes besides background, but 3 names are given"):
         checked_names("abc", 3, "the file")
+
+
+def test_keys_that_are_no_strings_are_no_tensors_names():
+    assert unwrap({"w": torch.zeros(1), 3: torch.zeros(1)}).keys() == {"w"}
+    with pytest.raises(ValueError, match="no model weights"):
+        unwrap({1: torch.zeros(1)})

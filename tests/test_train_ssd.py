@@ -175,6 +175,13 @@ def test_bad_input_ends_in_one_sentence(run, shapes, tmp_path, capsys):
     assert "--net mb1-ssd" in message
     torch.save({"fc.weight": torch.zeros(3)}, mb1)
     expect_one_sentence(capsys, "image classifier", *base, "--weights", mb1)
+    torch.save({"model": {"roi_heads.box_head.fc6.weight": torch.zeros(3)}, "model_args": {"backbone": "x"}, "class_names": ["a"],
+                "script": "train_fasterrcnn"}, mb1)
+    expect_one_sentence(capsys, "was written by train_fasterrcnn: it holds a Faster R-CNN", *base, "--weights", mb1)
+    expect_one_sentence(capsys, "torchvision has no weights for the base of mb1-ssd", *base, "--net", "mb1-ssd",
+                        "--weights-backbone", "IMAGENET1K_V1")
+    expect_one_sentence(capsys, "from 32 to 2048 pixels, not 2", *base, "--resolution", "2")
+    expect_one_sentence(capsys, "--box-nms-thresh must be in 0..1", *base, "--box-nms-thresh", "2")
     csv_file = tmp_path / "empty" / "sub-train-annotations-bbox.csv"
     csv_file.parent.mkdir()
     csv_file.write_text("ImageID,XMin,XMax,YMin,YMax,ClassName\n")
@@ -209,7 +216,7 @@ VOC = {"dataset": "voc", "data_path": ["data/drone/"], "output_dir": "models/dro
        "val_split": "test"}
 FRUIT = {"dataset": "open_images", "data_path": ["data/fruit"], "output_dir": "models/fruit", "train_split": "train",
          "val_split": "test"}
-PLAIN = {"dataset": "open_images", "data_path": ["data"], "output_dir": "models", "train_split": "train", "val_split": "test"}
+PLAIN = {"dataset": "open_images", "data_path": ["data"], "output_dir": "models/ssd", "train_split": "train", "val_split": "test"}
 COMMANDS = [
     ("--dataset-type=voc --data=data/drone/ --model-dir=models/drone/ --resolution=512", VOC | {"resolution": 512}),
     ("--dataset-type=voc --data=data/drone/ --model-dir=models/drone/ --resolution=512 --num-workers=0 --batch-size=4 "
@@ -236,7 +243,7 @@ def test_commands_of_jetsons_documentation_resolve(command, expected, jetson_fol
     found = vars(script.parse_args(command.split()))
     expected = JETSON_DEFAULTS | expected
     assert {name: found[name] for name in expected} == expected
-    assert any("jetson-inference's defaults:" in note for note in found["notes"])
+    assert any(note.startswith("defaults of jetson-inference: ") for note in found["notes"])
 
 
 @pytest.mark.parametrize(("command", "expected"), COMMANDS)
@@ -275,6 +282,24 @@ def test_a_model_of_jetsons_predicts_and_starts_another(jetson_folder, capsys):
                                      str(image)]))
     results = json.loads((jetson_folder / "found" / "predictions.json").read_text())
     assert {entry["class_name"] for entry in results} <= set(start.class_names)
+
+
+def test_jetsons_habits_on_the_quick_start_and_without_them(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    args = script.parse_args(["--model-dir=m"])  # nothing in data/: shapes
+    assert (args.dataset, args.net, args.jetson, args.val_loss, args.output_dir) == ("shapes", "small-ssd", True, True, "m")
+    plain = script.parse_args(["--dataset=voc", "--data=x", "--model-dir=m", "--no-jetson"])
+    assert not plain.jetson and not plain.val_loss and plain.net == "ssd300-resnet50" and plain.data_path == ["x"]
+    asked = script.parse_args(["--dataset=voc", "--data-path=x", "--jetson"])
+    assert asked.jetson and asked.net == "mb1-ssd" and asked.val_split == "test"
+
+
+def test_a_base_goes_before_a_detector_in_jetsons_commands():
+    both = ["--dataset=voc", "--data=x", "--base-net=b.pth", "--pretrained-ssd=p.pth"]
+    args = script.parse_args(both)
+    assert args.weights is None and args.weights_backbone == "b.pth"
+    assert "--pretrained-ssd has no effect with --base-net" in args.notes
+    assert script.parse_args([*both, "--resume=mb1-ssd-Epoch-1-Loss-2.pth"]).weights == "mb1-ssd-Epoch-1-Loss-2.pth"
 
 
 def test_two_roots_are_joined(jetson_folder, capsys):

@@ -3,6 +3,7 @@
 Their tools read these: the export script takes the `.pth` of the lowest loss from the model folder, and labels.txt.
 """
 
+import math
 import time
 
 from torch import nn
@@ -52,9 +53,10 @@ class JetsonLogger(MetricLogger):
 
 
 def log_losses(epoch: int, phase: str, losses: dict[str, float]) -> None:
-    """The losses of an epoch; phase is "Training" or "Validation"."""
-    total = sum(losses[name] for name in PARTS.values())
-    parts = (f"{phase} {words} {losses[name]:.4f}" for words, name in PARTS.items())
+    """The losses of an epoch, nan for those that never were finite; phase is "Training" or "Validation"."""
+    values = {words: losses.get(name, math.nan) for words, name in PARTS.items()}
+    total = sum(values.values())
+    parts = (f"{phase} {words} {value:.4f}" for words, value in values.items())
     log(f"Epoch: {epoch}, {phase} Loss: {total:.4f}, {', '.join(parts)}")
 
 

@@ -183,7 +183,12 @@ JETSON_FLAGS = {
 
 def has_jetson_flags(argv: Sequence[str]) -> bool:
     """Whether a command line uses a flag, in either spelling, that jetson-inference's train_ssd.py alone has."""
-    return any(word.partition("=")[0].replace("_", "-") in JETSON_FLAGS for word in argv)
+    return bool(flags_in(argv) & JETSON_FLAGS)
+
+
+def flags_in(argv: Sequence[str]) -> set[str]:
+    """The flags of a command line, with dashes."""
+    return {word.partition("=")[0].replace("_", "-") for word in argv if word.startswith("--")}
 
 
 def modernise(

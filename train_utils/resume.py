@@ -101,7 +101,7 @@ def merge_model_args(stored: dict, wanted: dict) -> tuple[dict, list[str]]:
     """The model values of a checkpoint with the thresholds of this command; and what else the command would have changed."""
     merged = stored | {name: wanted[name] for name in THRESHOLDS if name in wanted}
     kept = [f"{name} {merged[name]} (the command says {value})" for name, value in wanted.items()
-            if name in merged and merged[name] != value and name not in ("norm", "norm_eps")]
+            if name in merged and merged[name] != value and name not in ("norm", "norm_eps", "default_boxes")]
     return merged, kept
 
 

@@ -68,9 +68,10 @@ class TrainBatchSampler(Sampler):
         may_be_short = world_size == 1 and group_ids is None
         needed = smallest_batch if may_be_short else batch_size * world_size
         if num_images < needed:
+            remedy = "add images" if may_be_short else "lower --batch-size"
             raise InputError(
                 f"{world_size} process(es) with a batch of {batch_size} need {needed} training images "
-                f"at least, the data set has {num_images}: lower --batch-size"
+                f"at least, the data set has {num_images}: {remedy}"
             )
 
     def set_epoch(self, epoch: int, first_batch: int = 0) -> None:
