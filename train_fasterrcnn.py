@@ -349,7 +349,8 @@ def read_start(args: argparse.Namespace) -> Start | None:
     file = load_checkpoint(path) if is_file else {}
     if "model_args" in file:
         if "backbone" not in file["model_args"]:
-            raise InputError(f"{path} was written by {file.get('script')}: it holds {detector_family(unwrap(file))}")
+            family = detector_family(unwrap(file))
+            raise InputError(f"{path} was written by {file.get('script')}: it holds {family}, not a Faster R-CNN")
         averaged = (file.get("ema") or {}).get("model")
         start = Start(averaged or unwrap(file), file["class_names"], file["model_args"])
     elif is_file:

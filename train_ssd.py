@@ -43,6 +43,7 @@ from network_files.ssd_nets import (
     net_settings,
     rescaled_boxes,
     set_trainable_layers,
+    takes_resolution,
 )
 from network_files.ssd_weights import (
     identify,
@@ -101,6 +102,7 @@ USER_ERRORS = (network_files.InputError, datasets.InputError)  # told in one sen
 # What the shapes set overrides unless the flag is given: a small net, a small input, minutes on a laptop.
 QUICK_START = {
     "net": "small-ssd",
+    "resolution": 160,
     "weights_backbone": "none",
     "augmentation": "nvidia",
     "batch_size": 8,
@@ -264,6 +266,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     preset = JETSON if like_jetson else {}
     if kind == "shapes":
         preset = QUICK_START | ({"jetson": True, "val_loss": True} if like_jetson else {})
+        if "net" in given and not takes_resolution(args.net, QUICK_START["resolution"]):
+            preset["resolution"] = None  # the VGG and ResNet nets need more pixels
     args, used = parse_with_preset(parser, words, preset, together=OPTIMISER_FLAGS if kind == "shapes" else ())
     if used:
         notes.append(f"{'quick start' if kind == 'shapes' else 'defaults of jetson-inference'}: {describe_preset(used)}")
@@ -432,7 +436,7 @@ def read_start(args: argparse.Namespace) -> Start | None:
     file = load_checkpoint(path) if is_file else {}
     if "model_args" in file:
         if "net" not in file["model_args"]:
-            raise InputError(f"{path} was written by {file.get('script')}: it holds {detector_family(unwrap(file))}")
+            raise InputError(f"{path} was written by {file.get('script')}: it holds {detector_family(unwrap(file))}, not an SSD")
         averaged = (file.get("ema") or {}).get("model")
         start = Start(averaged or unwrap(file), file["class_names"], file["model_args"])
     elif is_file:

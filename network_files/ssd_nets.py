@@ -381,6 +381,11 @@ def grid_sides(net: str, resolution: int) -> list[int]:
     return list(sides)
 
 
+def takes_resolution(net: str, resolution: int) -> bool:
+    """Whether a net can run at a resolution (see `grid_sides`)."""
+    return resolution <= MAX_RESOLUTION and _grid_sides(net, resolution) is not None
+
+
 @lru_cache(maxsize=256)
 def _grid_sides(net: str, resolution: int) -> tuple[int, ...] | None:
     """None where the net cannot run."""

@@ -42,7 +42,8 @@ def test_changes_are_named_and_refusals_say_what_to_do():
     assert check(stored()) == []
     assert check(stored(), lr=0.2, workers=0) == ["lr 0.1 -> 0.2"]
     for checkpoint, changes, match in [
-        (stored(script="train_other"), {}, "--weights"),
+        (stored(script="train_other"), {}, "continue it with train_other.py"),
+        (stored(script=None), {}, "--weights"),
         (stored(class_names=["dog"]), {}, "dog"),
         (stored(), {"backbone": "b"}, "--backbone a"),
         (stored(), {"opt": "adamw"}, "--opt sgd"),

@@ -28,6 +28,7 @@ from network_files.ssd_nets import (
     net_settings,
     rescaled_boxes,
     set_trainable_layers,
+    takes_resolution,
 )
 
 # 21 classes: keys, parameters, digest of the sorted lines "key shape".
@@ -362,6 +363,7 @@ def test_grids_are_those_of_a_real_run(net, resolution):
 @pytest.mark.parametrize("net, smallest", [("ssd300-vgg16", 268), ("ssd300-resnet50", 257), ("sq-ssd-lite", 32)])
 def test_the_smallest_resolution_works_and_the_next_does_not(net, smallest):
     assert grid_sides(net, smallest)[-1] == 1
+    assert takes_resolution(net, smallest) and not takes_resolution(net, smallest - 1) and not takes_resolution(net, 2049)
     assert without_numbers(net, 2, resolution=smallest).resolution == smallest
     for wrong in (smallest - 1, 1, 0, -300, 2049):
         with pytest.raises(ValueError, match=f"{net} takes resolutions from {smallest} to 2048 pixels, not {wrong}$"):

@@ -288,6 +288,7 @@ def test_jetsons_habits_on_the_quick_start_and_without_them(tmp_path, monkeypatc
     monkeypatch.chdir(tmp_path)
     args = script.parse_args(["--model-dir=m"])  # nothing in data/: shapes
     assert (args.dataset, args.net, args.jetson, args.val_loss, args.output_dir) == ("shapes", "small-ssd", True, True, "m")
+    assert script.parse_args(["--net=mb1-ssd"]).resolution == 160 and script.parse_args(["--net=vgg16-ssd"]).resolution is None
     plain = script.parse_args(["--dataset=voc", "--data=x", "--model-dir=m", "--no-jetson"])
     assert not plain.jetson and not plain.val_loss and plain.net == "ssd300-resnet50" and plain.data_path == ["x"]
     asked = script.parse_args(["--dataset=voc", "--data-path=x", "--jetson"])

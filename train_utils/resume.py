@@ -74,10 +74,9 @@ def check_resume(checkpoint: dict, path: Path, *, class_names: list[str], settin
         InputError: another script's checkpoint, another class list, another backbone, or nothing left to do.
     """
     if checkpoint.get("script") != script.stem:
-        raise InputError(
-            f"{path} was written by {checkpoint.get('script') or 'another program'}, not by {script.stem}: "
-            "to start a new run from its weights use --weights"
-        )
+        writer = checkpoint.get("script")
+        remedy = f"continue it with {writer}.py" if writer else "to start a new run from its weights use --weights"
+        raise InputError(f"{path} was written by {writer or 'another program'}, not by {script.stem}: {remedy}")
     if checkpoint["class_names"] != class_names:
         raise InputError(
             f"{path} has the classes {', '.join(checkpoint['class_names'])}; the data has {', '.join(class_names)}: "
