@@ -350,7 +350,7 @@ def read_start(args: argparse.Namespace) -> Start | None:
     if "model_args" in file:
         if "backbone" not in file["model_args"]:
             family = detector_family(unwrap(file))
-            raise InputError(f"{path} was written by {file.get('script')}: it holds {family}, not a Faster R-CNN")
+            raise InputError(f"{path} was written by {file.get('script')} and holds {family}: give --weights a Faster R-CNN")
         averaged = (file.get("ema") or {}).get("model")
         start = Start(averaged or unwrap(file), file["class_names"], file["model_args"])
     elif is_file:

@@ -140,7 +140,7 @@ JETSON_WEIGHTS = Path("models/mobilenet-v1-ssd-mp-0_675.pth")
 
 
 def get_args_parser() -> argparse.ArgumentParser:
-    """All flags. Defaults are the published recipe for COCO and VOC with one process of 4 images."""
+    """All flags. Defaults are the paper's recipe, with torchvision's length and warm-up."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
@@ -399,7 +399,7 @@ def make_train_loader(args: argparse.Namespace, train_set, model: nn.Module, dev
     smallest = min_train_batch(model)
     if args.batch_size < smallest:
         raise InputError(f"--batch-size {args.batch_size}: {args.net} at {model.resolution} pixels has BatchNorm on maps of one "
-                         f"cell: it needs {smallest} images per batch")
+                         f"cell, which need {smallest} images at once: raise --batch-size")
     train_set.transform = RECIPES[args.augmentation](model.resolution, model.transform.image_mean, args.hflip)
     sampler = TrainBatchSampler(len(train_set), args.batch_size, None, args.seed, args.rank, args.world_size, smallest)
     return make_loader(args, train_set, sampler, device)
@@ -436,7 +436,8 @@ def read_start(args: argparse.Namespace) -> Start | None:
     file = load_checkpoint(path) if is_file else {}
     if "model_args" in file:
         if "net" not in file["model_args"]:
-            raise InputError(f"{path} was written by {file.get('script')}: it holds {detector_family(unwrap(file))}, not an SSD")
+            family = detector_family(unwrap(file))
+            raise InputError(f"{path} was written by {file.get('script')} and holds {family}: give --weights an SSD")
         averaged = (file.get("ema") or {}).get("model")
         start = Start(averaged or unwrap(file), file["class_names"], file["model_args"])
     elif is_file:
@@ -619,7 +620,6 @@ def main(args: argparse.Namespace) -> None:
     # 2. data
     train_set, val_set = open_data(args)
     say_classes({"validation": val_set} if args.test_only else {"training": train_set, "validation": val_set})
-
     if args.jetson:
         jetson.log(f"Train dataset size: {len(train_set)}", f"Validation dataset size: {len(val_set)}")
 

@@ -72,8 +72,7 @@ class JoinedDataset(Dataset):
     def ground_truth(self) -> dict:
         """As of `DetectionDataset`, of all parts together.
 
-        Images are numbered 1.. where the parts' own numbers are not distinct; category ids are those of the first part, or
-        1..C where its list is not the common one.
+        Images are numbered 1.. where the parts' own numbers are not distinct; category ids are those of the first part.
         """
         truths = [dataset.ground_truth() for dataset in self.datasets]
         joined = {key: np.concatenate([truth[key] for truth in truths]) for key in (*PER_IMAGE, *PER_OBJECT)}
@@ -83,9 +82,8 @@ class JoinedDataset(Dataset):
         joined["labels"] = np.concatenate(labels)
         if len(np.unique(joined["source_image_ids"])) < len(self):
             joined["source_image_ids"] = np.arange(1, len(self) + 1)
-        is_first = self.class_names == list(self.datasets[0].class_names)
-        ids = truths[0]["category_ids"] if is_first else np.arange(1, len(self.class_names) + 1)
-        return {**joined, "num_images": len(self), "class_names": list(self.class_names), "category_ids": ids}
+        return {**joined, "num_images": len(self), "class_names": list(self.class_names),
+                "category_ids": truths[0]["category_ids"]}
 
     def _locate(self, index: int) -> tuple[int, int]:
         """(which part, index there)."""

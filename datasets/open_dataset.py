@@ -65,7 +65,7 @@ def open_dataset(kind: str, data_path: Paths | None, split: str, *, year: str = 
         raise InputError(f"unknown kind of data set {kind!r}; known are {', '.join(KINDS)}")
     roots = _as_list(data_path)
     if None in roots and kind != "coco":
-        raise InputError(f"a data set of kind {kind} needs a data path")
+        raise InputError(f"a data set of kind {kind} needs a data path: give its folder (--data-path)")
     if len(roots) > 1 and (json_path is not None or image_dir is not None):
         raise InputError(f"a JSON file with its image folder is one data set, but there are {len(roots)} data paths; leave "
                          "out the one or the others")

@@ -124,7 +124,7 @@ class SSD(nn.Module):
     ) -> dict[str, Tensor] | list[dict[str, Tensor]]:
         """The two losses if targets are given, else one dict of detections per image (see the class)."""
         batch = self.prepare(images, targets)
-        heads = self._checked_heads(batch.images)
+        heads = self.forward_heads(batch.images)
         if targets is None:
             return self.postprocess(batch, heads)
         return self.losses(batch, heads)
@@ -139,17 +139,6 @@ class SSD(nn.Module):
             check_targets(list(targets), [tuple(image.shape[-2:]) for image in images], self.num_classes)
         weight = next(self.parameters())
         return self.transform(images, targets, weight.device, weight.dtype)
-
-    def _checked_heads(self, images: Tensor) -> HeadOutputs:
-        try:
-            return self.forward_heads(images)
-        except ValueError as error:
-            if "more than 1 value per channel" not in str(error):
-                raise
-            raise InputError(
-                "a batch of one image cannot be trained on: the last maps of this net are 1 x 1, which leaves BatchNorm "
-                "one value per channel; use batches of at least two images and drop or merge the last, incomplete one"
-            ) from error
 
     def forward_heads(self, images: Tensor) -> HeadOutputs:
         """Base, extras and heads on a batch [N, 3, S, S]: shapes depend on nothing else, so it can be compiled."""

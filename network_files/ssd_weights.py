@@ -181,7 +181,7 @@ def _mb2_width(state: Mapping[str, Tensor]) -> float:
     keys = {c: f"base_net.{i}.conv.{3 if i == 1 else 6}.weight" for i, c in channels.items()}
     missing = [key for key in keys.values() if key not in state]
     if missing:
-        raise InputError(f"damaged file: it begins as a MobileNetV2, but lacks {missing[0]}")
+        raise InputError(f"damaged file: it begins as a MobileNetV2, but lacks {missing[0]}; fetch it again")
     found = {c: state[key].shape[0] for c, key in keys.items()}
     low = max(n / c for c, n in found.items())
     for decimals in range(6):

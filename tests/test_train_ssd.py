@@ -177,7 +177,7 @@ def test_bad_input_ends_in_one_sentence(run, shapes, tmp_path, capsys):
     expect_one_sentence(capsys, "image classifier", *base, "--weights", mb1)
     torch.save({"model": {"roi_heads.box_head.fc6.weight": torch.zeros(3)}, "model_args": {"backbone": "x"}, "class_names": ["a"],
                 "script": "train_fasterrcnn"}, mb1)
-    expect_one_sentence(capsys, "was written by train_fasterrcnn: it holds a Faster R-CNN", *base, "--weights", mb1)
+    expect_one_sentence(capsys, "was written by train_fasterrcnn and holds a Faster R-CNN: give", *base, "--weights", mb1)
     expect_one_sentence(capsys, "torchvision has no weights for the base of mb1-ssd", *base, "--net", "mb1-ssd",
                         "--weights-backbone", "IMAGENET1K_V1")
     expect_one_sentence(capsys, "from 32 to 2048 pixels, not 2", *base, "--resolution", "2")
