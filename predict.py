@@ -4,10 +4,11 @@
     python predict.py runs/fasterrcnn/best.pth folder/ 'more/*.png' --score-thresh 0.7
     python predict.py fasterrcnn_resnet50_fpn photo.jpg          a detector published by torchvision (downloaded once)
     python predict.py --weights mb1-ssd.pth --net mb1-ssd --labels labels.txt photo.jpg      an SSD file of another project
+    python predict.py yolov3.weights --cfg cfg/yolov3.cfg --names coco.names photo.jpg       Darknet's weights, or a .pt of a cfg
 
 SSD files of pytorch-ssd, torchvision, NVIDIA, the course repository and ssd.pytorch are recognised, also without `--net`.
 They do not say what their classes are called nor which resolution they were trained at: give `--labels` and, unless it is
-the net's customary one, `--resolution`.
+the net's customary one, `--resolution`. YOLOv3 files do not say their network either: give its `--cfg`.
 
 The JSON file holds COCO results (image_id, category_id, bbox as x, y, width, height, score) with each entry's file and
 class name beside them; every detection of the model is in it, `--score-thresh` only decides what is drawn.
@@ -32,6 +33,7 @@ from network_files.faster_rcnn_weights import PublishedWeights, load_detector_we
 from network_files.ssd_nets import build_ssd
 from network_files.ssd_weights import PublishedSSD, identify, load_ssd_weights
 from network_files.state_dicts import detector_family, unwrap
+from network_files.yolo_checkpoints import load_yolo_weights
 from train_utils.checkpoint import fetch_url, load_checkpoint
 from train_utils.device import choose_amp, choose_device
 from train_utils.draw import draw_boxes
@@ -52,8 +54,13 @@ def get_args_parser() -> argparse.ArgumentParser:
                         help="first the weights, unless --weights names them; then image files, folders, or quoted patterns")
     parser.add_argument("--weights", help="checkpoint of a training script, the name of a published detector, or an SSD file")
     parser.add_argument("--net", help="net of an SSD file of another project; default: what its tensors tell")
-    parser.add_argument("--labels", metavar="FILE", help="class names of such a file, one per line, BACKGROUND first or left out")
-    parser.add_argument("--resolution", type=int, help="side of the square network input of such a file; default by net")
+    parser.add_argument("--cfg", help="Darknet cfg of a .weights file, or of a .pt of another YOLOv3 trainer")
+    parser.add_argument("--labels", "--names", metavar="FILE",
+                        help="class names of such a file, one per line, BACKGROUND first or left out")
+    parser.add_argument("--resolution", "--img-size", type=int,
+                        help="side of the network input of such a file; default by net or cfg")
+    parser.add_argument("--resize", choices=["letterbox", "stretch"], default="letterbox",
+                        help="how an image becomes the input of such a YOLOv3")
     parser.add_argument("--output-dir", default="runs/predict", help="where pictures and predictions.json go (a fresh folder)")
     parser.add_argument("--score-thresh", type=float, default=0.5, help="draw detections from this score on")
     parser.add_argument("--batch-size", type=int, default=1, help="images at once")
@@ -103,14 +110,18 @@ Loaded = tuple[nn.Module, list[str], list[int]]  # model in evaluation mode, cla
 def load_model(args: argparse.Namespace) -> Loaded:
     """The model of a checkpoint of ours, of a published detector by name or file, or of an SSD file of another project."""
     path = Path(args.weights)
+    if path.suffix == ".weights":
+        return load_foreign_yolo(path, args)
     is_file = path.is_file() or path.suffix in (".pth", ".pt")
     entry = find_published(path.name if is_file else args.weights, is_file)
     file = load_checkpoint(path) if is_file else fetch_url(entry.url, "give its path instead of the name")
+    if "model_args" not in file and not entry and detector_family(unwrap(file)) == "a YOLOv3":
+        return load_foreign_yolo(path, args)
     if isinstance(entry, PublishedSSD) or entry is None and is_bare_ssd(file, args.net):
         return load_foreign_ssd(file, args)
-    given = [f"--{name}" for name in ("net", "labels", "resolution") if getattr(args, name) is not None]
+    given = [f"--{name}" for name in ("net", "cfg", "labels", "resolution") if getattr(args, name) is not None]
     if given:
-        raise InputError(f"only SSD files of other projects take {' and '.join(given)}, and {args.weights} is none: leave it out")
+        raise InputError(f"only files of other projects take {' and '.join(given)}, and {args.weights} is none: leave it out")
     return load_published(entry, file) if entry else load_own(file, args.script)
 
 
@@ -162,6 +173,27 @@ def load_foreign_ssd(file: dict, args: argparse.Namespace) -> Loaded:
     print(f"{found.net} in the layout of {found.family}, {model.resolution} pixels, {len(class_names)} classes: {source}")
     if found.options.get("vgg_norm") == "l2" and args.net is None:
         print("note: ssd300-vgg16 has the same tensors and other default boxes; if the file is one, give --net ssd300-vgg16")
+    return model.eval(), class_names, category_ids
+
+
+def load_foreign_yolo(path: Path, args: argparse.Namespace) -> Loaded:
+    """From Darknet's `.weights` or a `.pt` of another trainer, which say neither network nor class names.
+
+    Raises:
+        InputError: no cfg, or one of another network.
+    """
+    if args.cfg is None:
+        raise InputError(f"{path} does not say which network it belongs to: give its Darknet cfg with --cfg, e.g. cfg/yolov3.cfg")
+    script = import_script(find_script("train_yolov3"))
+    cfg = script.find_cfg(args.cfg)
+    start = script.read_foreign_file(path, cfg)
+    num_classes = script.outline(start.model_args["cfg"]).heads[0].num_classes
+    class_names, category_ids, source = name_classes(num_classes, args.labels)
+    model = script.create_model({**start.model_args, "img_size": args.resolution, "resize": args.resize}, class_names)
+    report = load_yolo_weights(model.darknet, start.state)
+    if report.part:
+        raise InputError(f"{path} has the {report.part}: there is nothing to detect with; train from it with --weights")
+    print(f"{cfg}, {len(class_names)} classes: {source}")
     return model.eval(), class_names, category_ids
 
 

@@ -113,7 +113,7 @@ def get_args_parser() -> argparse.ArgumentParser:
     on_off = argparse.BooleanOptionalAction
 
     data = parser.add_argument_group("data")
-    data.add_argument("--dataset", choices=["auto", "voc", "coco", "open_images", "shapes"], default="auto",
+    data.add_argument("--dataset", choices=["auto", "voc", "coco", "open_images", "yolo", "shapes"], default="auto",
                       help="format of the data; auto looks at --data-path, and takes shapes where none is given")
     data.add_argument("--data-path", nargs="+", metavar="DIR",
                       help="root of the data; VOC: the parent of VOCdevkit, VOCdevkit, a year or a bare folder; several: joined")

@@ -3,6 +3,9 @@
     python benchmarks/augmentation_speed.py                       drawn pictures of 500x375, JPEG quality 90
     python benchmarks/augmentation_speed.py --images VOC2012/JPEGImages --size 512
 
+YOLO's warp and its mosaic, which reads four files for one image, have no counterpart there and stand beside for their
+own sake (`--size 416`).
+
 Both sides run in one process on one thread, round by round in turn, over the same files and three boxes an image.
 Seconds are CPU seconds, so other work on the machine disturbs little; the median of the rounds counts. torchvision's
 side is its own recipe for SSD (photometric distortion, zoom-out, IoU crop, flip) and the resize to the network's
@@ -28,11 +31,14 @@ from torchvision.io import ImageReadMode, decode_image  # noqa: E402
 from torchvision.transforms import v2  # noqa: E402
 
 from datasets.image_io import image_size, read_image  # noqa: E402
+from datasets.mosaic import Mosaic  # noqa: E402
 from datasets.samples import sample_generator  # noqa: E402
 from datasets.ssd_augmentation import RECIPES  # noqa: E402
+from datasets.yolo_augmentation import yolo_recipe  # noqa: E402
 from network_files.boxes import area  # noqa: E402
 
 MEAN = (0.48235, 0.45882, 0.40784)
+YOLO_HYP = {"degrees": 5, "translate": 0.1, "scale": 0.1, "shear": 2, "hsv_h": 0.0138, "hsv_s": 0.678, "hsv_v": 0.36}
 
 
 def draw_pictures(folder: Path, count: int) -> list[Path]:
@@ -63,6 +69,32 @@ def our_samples(recipe: str, size: int) -> Callable:
     """`sample(path, target, round, index)` with one of our recipes."""
     transform = RECIPES[recipe](size, MEAN, 0.5)
     return lambda path, target, number, index: transform(read_image(path), target, sample_generator(number, 0, index))
+
+
+def yolo_samples(size: int) -> Callable:
+    """The same with YOLO's recipe."""
+    transform = yolo_recipe(size, YOLO_HYP)
+    return lambda path, target, number, index: transform(read_image(path), target, sample_generator(number, 0, index))
+
+
+def mosaic_samples(size: int, paths: list[Path]) -> Callable:
+    """The same with mosaics of the files `paths`."""
+    samples = Mosaic(_Files(paths), size, YOLO_HYP)
+    return lambda path, target, number, index: samples[(number, index)]
+
+
+class _Files:
+    """The files as a data set."""
+
+    def __init__(self, paths: list[Path]):
+        self.paths = paths
+        self.targets = [draw_target(path, index) for index, path in enumerate(paths)]
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, dict]:
+        return read_image(self.paths[index]), self.targets[index]
 
 
 def torchvision_samples(size: int) -> Callable:
@@ -111,6 +143,7 @@ def main() -> None:
             sys.exit(f"--images {args.images}: no .jpg files here")
         print(f"{len(paths)} images, {sum(path.stat().st_size for path in paths) / len(paths) / 1000:.0f} kB on average")
         sides = {f"ours, {name}": our_samples(name, args.size) for name in RECIPES}
+        sides |= {"ours, yolo": yolo_samples(args.size), "ours, yolo mosaic": mosaic_samples(args.size, paths)}
         times = measure(sides | {"torchvision, ssd": torchvision_samples(args.size)}, paths, args.rounds)
     reference = statistics.median(times["torchvision, ssd"])
     print(f"{'recipe':18s} {'ms median':>9s} {'ms min':>7s} {'images/s':>9s} {'x torchvision':>14s}")

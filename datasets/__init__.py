@@ -1,6 +1,6 @@
 """Readers, cleaning and transforms of detection data sets; the names below are imported on first use.
 
-`open_dataset` stands in the module of its own name: `from datasets.open_dataset import open_dataset`.
+`open_dataset` and `kmeans_anchors` stand in modules of their own names: `from datasets.open_dataset import open_dataset`.
 """
 
 import importlib
@@ -9,7 +9,11 @@ _HOME = {  # public name -> module that defines it
     "VOCDataSet": "voc",
     "CocoDetection": "coco",
     "OpenImagesDataset": "open_images",
+    "YoloTxtDataset": "yolo_txt",
     "JoinedDataset": "concat",
+    "as_single_class": "single_class",
+    "CachedImages": "image_cache",
+    "Mosaic": "mosaic",
     "balanced_subset": "balance",
     "make_shapes": "shapes",
     "SHAPE_CLASSES": "shapes",
@@ -20,6 +24,12 @@ _HOME = {  # public name -> module that defines it
     "summarise_faults": "annotations",
     "read_class_file": "class_names",
     "read_labels": "class_names",
+    "read_names": "class_names",
+    "translate_old_names": "class_names",
+    "yolo_recipe": "yolo_augmentation",
+    "plain_recipe": "yolo_augmentation",
+    "anchor_recall": "kmeans_anchors",
+    "box_sizes": "kmeans_anchors",
     "UnreadableImage": "image_io",
     "read_image": "image_io",
 }

@@ -1,12 +1,14 @@
 """Lists of class names: reading them from a file, ordering names found in annotations, suggesting a near name.
 
+COCO's names are known in two spellings: Darknet's coco.names still has VOC's words for six of them.
+
 A list never contains the background: name k of the list is label k + 1.
 """
 
 import difflib
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 
 from datasets.errors import InputError
@@ -14,20 +16,37 @@ from datasets.errors import InputError
 VOC_CLASS_FILE = Path(__file__).parent / "classes" / "pascal_voc_classes.json"
 BACKGROUND = "background"  # in any case; stands on the first line of jetson's labels.txt files of a model, and is no class
 PLACEHOLDER = "N/A"  # stands for an unused label, as in the published table of COCO's 90 sparse ids; may repeat
+COCO_NAMES = tuple((
+    "person,bicycle,car,motorcycle,airplane,bus,train,truck,boat,traffic light,fire hydrant,stop sign,parking meter,bench,bird,"
+    "cat,dog,horse,sheep,cow,elephant,bear,zebra,giraffe,backpack,umbrella,handbag,tie,suitcase,frisbee,skis,snowboard,"
+    "sports ball,kite,baseball bat,baseball glove,skateboard,surfboard,tennis racket,bottle,wine glass,cup,fork,knife,spoon,"
+    "bowl,banana,apple,sandwich,orange,broccoli,carrot,hot dog,pizza,donut,cake,chair,couch,potted plant,bed,dining table,"
+    "toilet,tv,laptop,mouse,remote,keyboard,cell phone,microwave,oven,toaster,sink,refrigerator,book,clock,vase,scissors,"
+    "teddy bear,hair drier,toothbrush").split(","))
+UNUSED_COCO_IDS = frozenset((12, 26, 29, 30, 45, 66, 68, 69, 71, 83))
+COCO_IDS = tuple(number for number in range(1, 91) if number not in UNUSED_COCO_IDS)  # category id of every COCO name
+COCO_OLD_NAMES = {  # spelling of coco.names and VOC -> spelling of COCO's annotations
+    "motorbike": "motorcycle", "aeroplane": "airplane", "sofa": "couch", "pottedplant": "potted plant",
+    "diningtable": "dining table", "tvmonitor": "tv",
+}
 
 
 def read_class_file(path: str | os.PathLike) -> list[str]:
-    """Class names in label order from a JSON file (a list, or name -> id counted from 1) or a text file (`read_labels`).
+    """Class names in label order from a JSON file (a list, or name -> id counted from 1) or a text file.
+
+    A text file is read by `read_names` if its suffix is .names, else by `read_labels`.
 
     Raises:
         FileNotFoundError: no such file.
         InputError: not such a list; an empty, repeated or blank-separated name; ids that are not 1..C.
     """
     path = Path(path)
+    if path.suffix.lower() == ".names":
+        return read_names(path)
     if path.suffix.lower() != ".json":
         return read_labels(path)
     try:
-        return _check(_names_from_json(json.loads(_read_text(path)), path), f"class file {path}")
+        return check_class_names(_names_from_json(json.loads(_read_text(path)), path), f"class file {path}")
     except (json.JSONDecodeError, RecursionError) as error:
         raise InputError(f"class file {path} cannot be read ({error}); save it as UTF-8 text") from error
 
@@ -53,14 +72,25 @@ def read_labels(path: str | os.PathLike) -> list[str]:
     for position, name in enumerate(names, start=first):
         if _is_background(name):
             raise InputError(f"class file {path}, {word} {position}: {name} may only stand first; remove it, or move it there")
-    return _check(names, f"class file {path}", word, first)
+    return check_class_names(names, f"class file {path}", word, first)
+
+
+def read_names(path: str | os.PathLike) -> list[str]:
+    """Class names in the order of their indices from one of Darknet's .names files: one per line, blank lines dropped anywhere.
+
+    Raises:
+        FileNotFoundError: no such file.
+        InputError: no name, or a repeated one.
+    """
+    names = [line.strip() for line in _read_text(Path(path)).splitlines()]
+    return check_class_names([name for name in names if name], f"class file {path}", "name")
 
 
 def as_class_names(names: Sequence[str] | str | os.PathLike) -> list[str]:
     """A checked list of names from a list of names, or from the path of a class file."""
     if isinstance(names, (str, os.PathLike)):
         return read_class_file(names)
-    return _check([str(name).strip() for name in names], "the given class list")
+    return check_class_names([str(name).strip() for name in names], "the given class list")
 
 
 def order_class_names(found: Iterable[str]) -> list[str]:
@@ -79,6 +109,36 @@ def describe_unknown_class(name: str, known: Sequence[str]) -> str:
     else:
         hint = "known are " + ", ".join(known[:8]) + (", ..." if len(known) > 8 else "")
     return f'unknown class "{name}"; {hint}'
+
+
+def check_class_names(names: list[str], source: object, word: str = "class", first: int = 1) -> list[str]:
+    """The names, if they can be a class list; `word` and `first` say how the source counts them.
+
+    Raises:
+        InputError: no name; a blank or repeated one.
+    """
+    if not names:
+        raise InputError(f"{source} holds no class name; write one name per line, without the background")
+    if "" in names:
+        # Skipping the blank would silently shift the ids of all names after it.
+        raise InputError(f"{source}, {word} {names.index('') + first} is blank; remove the empty line or name")
+    seen: set[str] = set()
+    for position, name in enumerate(names, start=first):
+        if name in seen and name != PLACEHOLDER:
+            raise InputError(f'{source}, {word} {position}: the class "{name}" stands there twice; remove one')
+        seen.add(name)
+    return names
+
+
+def translate_old_names(names: Sequence[str], known: Collection[str]) -> list[str]:
+    """The names, where one that is not known but whose other spelling is known takes that spelling, see COCO_OLD_NAMES.
+
+    So a detector of coco.names ("sofa") agrees with annotations of COCO ("couch"), and the other way round. A list that has
+    both spellings means two classes by them and keeps both.
+    """
+    other = COCO_OLD_NAMES | {new: old for old, new in COCO_OLD_NAMES.items()}
+    usable = set(known) - set(names)
+    return [other[name] if name not in known and other.get(name) in usable else name for name in names]
 
 
 def _names_from_json(content: object, path: Path) -> list[str]:
@@ -106,18 +166,3 @@ def _read_text(path: Path) -> str:
 
 def _is_background(name: str) -> bool:
     return name.strip("_").lower() == BACKGROUND  # torchvision and others write __background__
-
-
-def _check(names: list[str], source: object, word: str = "class", first: int = 1) -> list[str]:
-    """The names, if they can be a class list; `word` and `first` say how the source counts them."""
-    if not names:
-        raise InputError(f"{source} holds no class name; write one name per line, without the background")
-    if "" in names:
-        # Skipping the blank would silently shift the ids of all names after it.
-        raise InputError(f"{source}, {word} {names.index('') + first} is blank; remove the empty line or name")
-    seen: set[str] = set()
-    for position, name in enumerate(names, start=first):
-        if name in seen and name != PLACEHOLDER:
-            raise InputError(f'{source}, {word} {position}: the class "{name}" stands there twice; remove one')
-        seen.add(name)
-    return names

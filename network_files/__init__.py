@@ -8,8 +8,10 @@ import importlib
 _MODULE_OF = {
     "AnchorsGenerator": "anchor_generator",
     "BackboneWithFPN": "fpn",
+    "Darknet": "darknet",
     "FeaturePyramidNetwork": "fpn",
     "LastLevelMaxPool": "fpn",
+    "LetterboxResize": "resize",
     "FasterRCNN": "faster_rcnn",
     "InputError": "errors",
     "FastRCNNConvFCHead": "roi_heads",
@@ -21,7 +23,20 @@ _MODULE_OF = {
     "RegionProposalNetwork": "rpn",
     "SSD": "ssd",
     "SquashResize": "resize",
+    "YOLOv3": "yolov3",
+    "YoloHead": "darknet",
+    "YoloLoss": "yolo_loss",
+    "base_layers": "darknet",
     "build_ssd": "ssd_nets",
+    "classes_by_size": "darknet_weights",
+    "count_classes": "yolo_checkpoints",
+    "head_convolutions": "darknet",
+    "load_yolo_weights": "yolo_checkpoints",
+    "parse_cfg": "darknet_cfg",
+    "read_weights": "darknet_weights",
+    "set_anchors": "darknet_cfg",
+    "set_num_classes": "darknet_cfg",
+    "write_weights": "darknet_weights",
 }
 
 __all__ = sorted(_MODULE_OF)

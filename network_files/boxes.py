@@ -90,7 +90,8 @@ def batched_nms(
 
 def _nms_shifted(boxes: Tensor, scores: Tensor, groups: Tensor, iou_threshold: float) -> Tensor:
     """One NMS for all groups: each group is moved so far that it cannot overlap another one."""
-    shift = groups.to(boxes) * (boxes.max() + 1)
+    # Boxes that were not clipped may begin left of the image: they need the room on that side too.
+    shift = groups.to(boxes) * (boxes.max() - boxes.min().clamp(max=0) + 1)
     return nms(boxes + shift[:, None], scores, iou_threshold)
 
 

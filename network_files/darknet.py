@@ -1,170 +1,26 @@
-"""Darknet's files: a cfg text becomes a network, the bytes of a `.weights` file become its state, and back.
-
-The way of a cfg: parse_cfg (text -> sections) -> Darknet (sections -> layers). Only text and bytes come in here: opening
-files is the caller's business.
+"""Darknet's networks: the sections of a cfg become layers, the layers a network.
 
 Shapes: N images, C classes (no background), A anchors of one head, H, W height and width of a map
-Words:  section = `[name]` and the `key=value` lines under it; layer = a section other than [net], numbered from 0
+Words:  layer = a section of the cfg other than [net], numbered from 0
         head = the raw map that a [yolo] layer gets, [N, A * (5 + C), H, W], channel a * (5 + C) + {x, y, w, h, obj, classes}
         mask = the numbers of those anchors in the cfg's list that a head uses
-        cut-off file = weights of the first layers only, e.g. darknet53.conv.74 with those of the layers 0 to 73
+        base = the first layers, which do not depend on what is detected: trained last, or not at all, in two-stage training
 """
 
 import math
-import re
-import struct
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
-from itertools import accumulate, chain
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from network_files.darknet_cfg import Section, anchors_of, mask_of, parse_cfg
 from network_files.errors import InputError
 
-Number = TypeVar("Number", int, float)
-ALIASES = {"network": "net", "conv": "convolutional", "max": "maxpool"}
 
-
-# cfg text -> sections
-class Option(NamedTuple):
-    """The value of one key, without blanks and comment, and where it stands."""
-
-    value: str
-    line: int  # the first line of a cfg is 1
-
-
-@dataclass
-class Section:
-    """One section of a cfg. The methods read its options; the keys that nobody read remain in `unread`."""
-
-    kind: str  # aliases resolved
-    line: int
-    layer: int  # number of the layer, -1 for [net]
-    options: dict[str, Option] = field(default_factory=dict)
-    repeated: list[int] = field(default_factory=list)  # lines of keys that the section already has
-    read: set[str] = field(default_factory=set)
-
-    @property
-    def unread(self) -> dict[str, Option]:
-        """The options that had no effect so far."""
-        return {key: option for key, option in self.options.items() if key not in self.read}
-
-    def error(self, message: str, key: str | None = None) -> InputError:
-        """An InputError that names the line of the key if the section has it, else the line of the section."""
-        line = self.options[key].line if key in self.options else self.line
-        return InputError(f"cfg line {line}, [{self.kind}]: {message}")
-
-    def text(self, key: str, default: str) -> str:
-        """The value as it stands."""
-        self.read.add(key)
-        return self.options[key].value if key in self.options else default
-
-    def integer(self, key: str, default: int | None = None, least: int = 1) -> int:
-        """The value as a whole number; a key without default must be there. Raises InputError below `least`."""
-        number = self._number(key, self._required(key, default), int)
-        if number < least:
-            raise self.error(f"{key} must be at least {least}, not {number}", key)
-        return number
-
-    def real(self, key: str, default: float) -> float:
-        """The value as a finite number."""
-        return self._number(key, self.text(key, str(default)), float)
-
-    def integers(self, key: str, default: Sequence[int] | None = None) -> list[int]:
-        """The comma-separated whole numbers of a key."""
-        return self._numbers(key, default, int)
-
-    def reals(self, key: str) -> list[float]:
-        """The comma-separated numbers of a key that must be there."""
-        return self._numbers(key, None, float)
-
-    def _numbers(self, key: str, default: Sequence[Number] | None, kind: type[Number]) -> list[Number]:
-        joined = None if default is None else ",".join(map(str, default))
-        return [self._number(key, item, kind) for item in self._required(key, joined).split(",")]
-
-    def _required(self, key: str, default: object | None) -> str:
-        if key not in self.options and default is None:
-            raise self.error(f"the key {key} is missing")
-        return self.text(key, str(default))
-
-    def _number(self, key: str, value: str, kind: type[Number]) -> Number:
-        try:
-            number = kind(value)
-        except ValueError:
-            number = math.nan
-        if not math.isfinite(number):
-            raise self.error(f"{key} must hold {'whole ' if kind is int else ''}numbers, not {value!r}", key)
-        return number
-
-
-def parse_cfg(text: str) -> list[Section]:
-    """The sections of a cfg in their order, [net] first.
-
-    Blanks, empty lines, comments (# anywhere, ; at the start of a line) and a carriage return at the end do not count.
-    Of a key that stands twice in a section the first counts, as in Darknet. Raises InputError, with the line, for a line
-    that is neither a section nor `key=value`, and for a text that does not begin with [net].
-    """
-    sections: list[Section] = []
-    for number, line in enumerate(text.removeprefix("\ufeff").split("\n"), start=1):
-        line = re.sub(r"\s", "", line.partition("#")[0])
-        if not line or line.startswith(";"):
-            continue
-        if line.startswith("[") and line.endswith("]"):
-            kind = line[1:-1]
-            sections.append(Section(ALIASES.get(kind, kind), number, len(sections) - 1))
-            continue
-        key, equals, value = line.partition("=")
-        if not (key and equals and value):
-            raise InputError(f"cfg line {number}: {line!r} is neither [section] nor key=value")
-        if not sections:
-            raise InputError(f"cfg line {number}: {line!r} stands before the first [section]")
-        if sections[-1].options.setdefault(key, Option(value, number)).line != number:
-            sections[-1].repeated.append(number)
-    if not sections:
-        raise InputError("this cfg is empty")
-    if sections[0].kind != "net":
-        raise InputError(f"cfg line {sections[0].line}: the first section must be [net], not [{sections[0].kind}]")
-    return sections
-
-
-# cfg text -> cfg text
-def set_num_classes(text: str, num_classes: int) -> str:
-    """The same cfg for another number of classes (without background).
-
-    In each [yolo] section `classes`, in the convolution before it `filters` = (5 + classes) * masks; every other
-    character stays. Raises InputError if a [yolo] section does not follow a convolution, or if there is none.
-    """
-    if num_classes < 1:
-        raise InputError(f"a network needs at least 1 class, not {num_classes}")
-    sections = parse_cfg(text)
-    heads = [(before, section) for before, section in zip(sections, sections[1:]) if section.kind == "yolo"]
-    if not heads:
-        raise InputError("this cfg has no [yolo] section, so there is no class count to set")
-    lines = text.split("\n")
-    for before, yolo in heads:
-        if before.kind != "convolutional":
-            raise yolo.error(f"the layer before must be a convolution, whose filters follow the classes, not [{before.kind}]")
-        _set_option(lines, yolo, "classes", num_classes)
-        _set_option(lines, before, "filters", (5 + num_classes) * len(_mask(yolo, _anchors(yolo))))
-    return "\n".join(lines)
-
-
-def _set_option(lines: list[str], section: Section, key: str, value: int) -> None:
-    """Changes the value where it stands in the lines of the cfg, or adds `key=value` to the line of the section."""
-    if key not in section.options:
-        ending = "\r" if lines[section.line - 1].endswith("\r") else ""
-        lines[section.line - 1] += f"\n{key}={value}{ending}"
-    else:
-        # group 1: up to the value; the value itself may have blanks in it; group 2: what follows it
-        at = section.options[key].line - 1
-        lines[at] = re.sub(r"^([^=]*=\s*)[^#]*?(\s*(?:#.*)?)$", rf"\g<1>{value}\g<2>", lines[at], flags=re.DOTALL)
-
-
-# the layers
 class Map(NamedTuple):
     """The output of a layer for one image of the size that the cfg gives."""
 
@@ -344,8 +200,8 @@ def _shortcut(section: Section, inputs: list[Map]) -> tuple[nn.Module, Map]:
 
 def _yolo(section: Section, inputs: list[Map]) -> tuple[nn.Module, Map]:
     (source,) = inputs
-    anchors = _anchors(section)
-    mask, num_classes = _mask(section, anchors), section.integer("classes", 20)
+    anchors = anchors_of(section)
+    mask, num_classes = mask_of(section, anchors), section.integer("classes", 20)
     needed = (5 + num_classes) * len(mask)
     if source.channels != needed:
         raise section.error(
@@ -400,23 +256,6 @@ def _check_sizes(section: Section, inputs: list[Map]) -> None:
             f"its sources differ in size ({', '.join(sorted(sizes))} cells): wrong layer numbers, or width and height of "
             f"[net] are no multiples of the largest stride"
         )
-
-
-def _anchors(section: Section) -> tuple[tuple[float, float], ...]:
-    numbers = section.reals("anchors")
-    count = section.integer("num", (len(numbers) + 1) // 2)
-    if len(numbers) != 2 * count:
-        raise section.error(f"anchors holds {len(numbers)} numbers, but num={count} anchors need {2 * count}", "anchors")
-    if min(numbers) <= 0:
-        raise section.error("anchors must be widths and heights above 0", "anchors")
-    return tuple(zip(numbers[::2], numbers[1::2]))
-
-
-def _mask(section: Section, anchors: Sequence) -> tuple[int, ...]:
-    mask = tuple(section.integers("mask", range(len(anchors))))
-    if not all(0 <= number < len(anchors) for number in mask) or len(set(mask)) < len(mask):
-        raise section.error(f"mask must name different anchors by their numbers 0 to {len(anchors) - 1}", "mask")
-    return mask
 
 
 def _sources(section: Section) -> tuple[int, ...]:
@@ -494,6 +333,28 @@ class Darknet(nn.Module):
         return heads
 
 
+def head_convolutions(network: Darknet) -> list[int]:
+    """The number of the convolution before each [yolo] layer, whose filters follow the class count.
+
+    Raises InputError if some [yolo] layer follows another kind of layer.
+    """
+    numbers = [head.layer - 1 for head in network.heads]
+    for number in numbers:
+        if number < 0 or not isinstance(network.module_list[number], Convolutional):
+            raise InputError(f"layer {number + 1} of this cfg is a [yolo] layer that follows no convolution")
+    return numbers
+
+
+def base_layers(network: Darknet) -> int:
+    """How many of the first layers are the base: 75 of yolov3 and yolov3-spp, 15 of yolov3-tiny.
+
+    All up to the last shortcut before the first head's convolution; without shortcuts all before that convolution.
+    """
+    first_head = min(head_convolutions(network))
+    shortcuts = [number for number in range(first_head) if isinstance(network.module_list[number], Shortcut)]
+    return shortcuts[-1] + 1 if shortcuts else first_head
+
+
 def _last_uses(sources: Sequence[Sequence[int]]) -> list[list[int]]:
     """Of each layer: the layers whose outputs nobody needs once it has run, itself included if nobody takes its output."""
     last = {layer: layer for layer in range(len(sources))}
@@ -510,111 +371,3 @@ def _notes(sections: Sequence[Section]) -> list[str]:
         *(f"cfg line {line}, [{section.kind}]: this key stands there a second time, only the first counts"
           for section in sections for line in section.repeated),
     ]
-
-
-# weights bytes <-> state
-class Header(NamedTuple):
-    """What a `.weights` file begins with."""
-
-    major: int = 0
-    minor: int = 2
-    revision: int = 5
-    seen: int = 0  # images the network was trained on
-
-    @property
-    def format(self) -> str:
-        """As `struct` wants it: from version 0.2 on `seen` has 8 bytes, before it 4."""
-        return _header_format(self.major, self.minor)
-
-
-@dataclass(frozen=True)
-class WeightsFile:
-    """The contents of a `.weights` file."""
-
-    header: Header
-    state: dict[str, Tensor]  # of the network's keys those that the file has; BatchNorm counters are in no file
-    layers: int  # the file holds the layers 0 to layers - 1
-    complete: bool  # False for a cut-off file
-
-
-def read_weights(data: bytes, network: Darknet) -> WeightsFile:
-    """Takes a `.weights` file apart: float32 tensors by the network's keys, for `load_state_dict(state, strict=complete)`.
-
-    A cut-off file is one that ends behind some convolution. Raises InputError, with the numbers of bytes, for a file that
-    ends anywhere else: then the weights belong to another cfg, or the file is damaged.
-    """
-    header, start = _read_header(data)
-    blocks, shapes = _blocks(network), _shapes(network)
-    totals = list(accumulate(sum(shapes[key].numel() for key in keys) for keys in blocks.values()))  # floats
-    sizes = [start + 4 * total for total in totals]  # bytes
-    if len(data) not in sizes:
-        raise InputError(_wrong_size(len(data), sizes, list(blocks)))
-    number = sizes.index(len(data))
-    keys = list(chain.from_iterable(list(blocks.values())[: number + 1]))
-    values = torch.frombuffer(bytearray(data), dtype=torch.float32, offset=start)
-    parts = values.split([shapes[key].numel() for key in keys])
-    # Clones: a view would keep, and on saving write, the whole file with every tensor.
-    state = {key: part.view(shapes[key]).clone() for key, part in zip(keys, parts)}
-    return WeightsFile(header, state, list(blocks)[number] + 1, complete=number == len(sizes) - 1)
-
-
-def write_weights(
-    state: Mapping[str, Tensor], network: Darknet, header: Header | None = None, layers: int | None = None
-) -> bytes:
-    """The `.weights` file of a state that has the network's keys.
-
-    header: None is version 0.2.5, 0 images seen. layers: for a cut-off file of the layers 0 to layers - 1, None for all.
-    Raises InputError for a state that lacks a tensor or has one of another shape.
-    """
-    header, shapes = header or Header(), _shapes(network)
-    parts = [struct.pack(header.format, *header)]
-    for number, keys in _blocks(network).items():
-        if layers is not None and number >= layers:
-            break
-        for key in keys:
-            if key not in state or state[key].shape != shapes[key]:
-                found = list(state[key].shape) if key in state else "missing"
-                raise InputError(f"the tensor {key} must have the shape {list(shapes[key])}, but it is {found}")
-            parts.append(state[key].detach().to("cpu", torch.float32).numpy().tobytes())
-    return b"".join(parts)
-
-
-def _header_format(major: int, minor: int) -> str:
-    return "<iiiq" if major * 10 + minor >= 2 and major < 1000 and minor < 1000 else "<iiii"
-
-
-def _read_header(data: bytes) -> tuple[Header, int]:
-    """The header and its number of bytes."""
-    if len(data) < 16:
-        raise InputError(f"this is no Darknet weights file: it has {len(data)} bytes, the shortest header 16")
-    form = _header_format(*struct.unpack_from("<ii", data))
-    if len(data) < struct.calcsize(form):
-        raise InputError(f"this weights file is damaged: it has {len(data)} bytes, its header alone {struct.calcsize(form)}")
-    return Header(*struct.unpack_from(form, data)), struct.calcsize(form)
-
-
-def _blocks(network: Darknet) -> dict[int, list[str]]:
-    """Number of each convolution -> its keys in the order of the file."""
-    blocks = {}
-    for number, layer in enumerate(network.module_list):
-        if isinstance(layer, Convolutional):
-            normed = ["norm.bias", "norm.weight", "norm.running_mean", "norm.running_var"]
-            keys = [*(["conv.bias"] if layer.norm is None else normed), "conv.weight"]
-            blocks[number] = [f"module_list.{number}.{key}" for key in keys]
-    return blocks
-
-
-def _shapes(network: Darknet) -> dict[str, torch.Size]:
-    return {key: value.shape for key, value in network.state_dict().items()}
-
-
-def _wrong_size(found: int, sizes: list[int], layers: list[int]) -> str:
-    """The message for a file of `found` bytes where a file up to layers[i] has sizes[i]."""
-    if not sizes:
-        return f"the weights file has {found:,} bytes, but this cfg has no convolution"
-    message = f"the weights file has {found:,} bytes, but this cfg needs {sizes[-1]:,}"
-    shorter = [(size, layer) for size, layer in zip(sizes, layers) if size < found]
-    if found < sizes[-1] and shorter:
-        size, layer = shorter[-1]
-        message += f" (or, cut off behind layer {layer}, {size:,})"
-    return f"{message}: the weights belong to another cfg or class count, or the file is damaged"

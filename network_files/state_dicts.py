@@ -64,7 +64,8 @@ def shapes(state: Mapping[str, Tensor]) -> dict[str, torch.Size]:
 class LoadReport:
     """What a loading function did: tensors loaded whole, keys skipped by reason, classes kept and new.
 
-    predictor: the layers that give way when the classes differ, in words.
+    predictor: the layers that give way when the classes differ, in words. part: which part of the network the file has,
+    in words, if not all of it.
     """
 
     loaded: int = 0
@@ -75,6 +76,7 @@ class LoadReport:
     kept_classes: list[str] = field(default_factory=list)
     new_classes: list[str] = field(default_factory=list)
     predictor: str = "box predictor"
+    part: str = ""
 
     def compare(self, state: Mapping[str, Tensor], wanted: Mapping[str, Tensor], needed: Iterable[str]) -> None:
         """Fills in the skipped keys: `state` should hold each of the `needed` keys of `wanted`, and none it lacks."""
@@ -113,8 +115,10 @@ class LoadReport:
 
     def summary(self) -> str:
         """One line for a log."""
-        parts = [f"{self.loaded} tensors loaded"]
-        if self.predictor_replaced:
+        parts = [f"{self.loaded} tensors loaded{f' ({self.part})' if self.part else ''}"]
+        if self.predictor_replaced and not (self.kept_classes or self.new_classes):
+            parts.append(f"{self.predictor} start fresh: classes of unknown names")
+        elif self.predictor_replaced:
             kept, new = (", ".join(names) or "none" for names in (self.kept_classes, self.new_classes))
             parts.append(f"{self.predictor} replaced, classes kept: {kept}, new: {new}")
         parts += [f"{what} and skipped: {', '.join(keys)}" for what, keys in self.faults().items() if keys]

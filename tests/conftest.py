@@ -31,3 +31,11 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"needs the reference data in {folder} (set DETECTION_TEST_DATA)")
     return folder
+
+
+@pytest.fixture(scope="session")
+def shapes(tmp_path_factory) -> Path:
+    """16 + 6 drawn pictures in VOC layout."""
+    from datasets.shapes import make_shapes  # once the repository root is on the path
+
+    return make_shapes(tmp_path_factory.mktemp("data") / "shapes", num_train=16, num_val=6)

@@ -9,7 +9,7 @@ import sys
 import pytest
 from conftest import ROOT
 
-SCRIPTS = ["train_fasterrcnn", "train_ssd"]
+SCRIPTS = ["train_fasterrcnn", "train_ssd", "train_yolov3"]
 OURS = {"network_files", "train_utils", "datasets", "plot_curve", "predict", *SCRIPTS}
 MAY_IMPORT = {
     "network_files": set(),

@@ -67,6 +67,40 @@ def test_files_of_other_projects(tmp_path):
         assert torch.equal(load_checkpoint(path)["weight"], torch.arange(3.0))
 
 
+@pytest.mark.parametrize("legacy", [False, True])
+def test_numbers_of_numpy_load_as_plain_numbers(tmp_path, legacy):
+    """The YOLO trainers of 2019 and 2020 store their best score as a NumPy number, or an array of one."""
+    odd = {
+        "best_fitness": np.float64(0.25),
+        "as_array": np.array([0.5]),
+        "whole": np.int64(3),
+        "true": np.bool_(True),
+        "half": np.float16(0.5),
+        "training_results": "  0/99  1.5 ...\n",
+        "model": {"module_list.0.conv_0.weight": torch.ones(2)},
+    }
+    torch.save(odd, tmp_path / "last.pt", _use_new_zipfile_serialization=not legacy)
+    loaded = load_checkpoint(tmp_path / "last.pt")
+    assert torch.equal(loaded.pop("model")["module_list.0.conv_0.weight"], torch.ones(2))
+    assert loaded == {"best_fitness": 0.25, "as_array": [0.5], "whole": 3, "true": True, "half": 0.5,
+                      "training_results": "  0/99  1.5 ...\n"}
+    assert {type(value) for value in loaded.values()} == {float, list, int, bool, str}
+
+
+@pytest.mark.parametrize("core", ["core", "_core"])
+def test_numbers_written_by_either_numpy(tmp_path, core):
+    """NumPy 1 and 2 call the module of the functions that rebuild numbers differently."""
+    torch.save({"score": np.float64(0.25), "scores": np.array([0.5])}, tmp_path / "here.pt")
+    with zipfile.ZipFile(tmp_path / "here.pt") as here, zipfile.ZipFile(tmp_path / "there.pt", "w") as there:
+        for name in here.namelist():
+            data = here.read(name)
+            if name.endswith("data.pkl"):
+                assert b"core.multiarray" in data
+                data = data.replace(b"numpy._core.", b"numpy.core.").replace(b"numpy.core.", f"numpy.{core}.".encode())
+            there.writestr(name, data)
+    assert load_checkpoint(tmp_path / "there.pt") == {"score": 0.25, "scores": [0.5]}
+
+
 class Payload:
     def __reduce__(self):
         return os.mkdir, ("was_run",)
@@ -78,6 +112,16 @@ def test_code_is_refused(tmp_path, monkeypatch, legacy):
     torch.save({"model": Payload()}, "evil.pth", _use_new_zipfile_serialization=not legacy)
     with pytest.raises(ValueError, match="evil.pth: holds a Python object .*mkdir"):
         load_checkpoint("evil.pth")
+    assert not Path("was_run").exists()
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+def test_arrays_of_objects_are_refused(tmp_path, monkeypatch, legacy):
+    monkeypatch.chdir(tmp_path)
+    for entry in (Payload(), None):
+        torch.save({"model": np.array([entry], dtype=object)}, "odd.pth", _use_new_zipfile_serialization=not legacy)
+        with pytest.raises(ValueError, match="odd.pth: "):
+            load_checkpoint("odd.pth")
     assert not Path("was_run").exists()
 
 

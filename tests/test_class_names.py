@@ -1,6 +1,9 @@
+import json
+
 import pytest
 
-from datasets import InputError, read_class_file, read_labels
+from datasets import InputError, read_class_file, read_labels, read_names, translate_old_names
+from datasets.class_names import COCO_IDS, COCO_NAMES, COCO_OLD_NAMES
 
 
 @pytest.mark.parametrize("text", [
@@ -41,3 +44,37 @@ def test_no_text_and_no_file(tmp_path):
 def test_background_in_json_is_a_class_as_written(tmp_path):
     (tmp_path / "c.json").write_text('["background", "cat"]')
     assert read_class_file(tmp_path / "c.json") == ["background", "cat"]
+
+
+@pytest.mark.parametrize("text", ["cat\nhot dog", "\ufeffcat\r\n\r\n hot dog \r\n", "\n\ncat\n\n\nhot dog\n \n"])
+def test_names_files_drop_blank_lines_anywhere(tmp_path, text):
+    (tmp_path / "x.NAMES").write_bytes(text.encode())
+    assert read_names(tmp_path / "x.NAMES") == read_class_file(tmp_path / "x.NAMES") == ["cat", "hot dog"]
+
+
+def test_names_files_know_no_background_and_no_commas(tmp_path):
+    (tmp_path / "x.names").write_text("background\ncat, tabby\n")
+    assert read_class_file(tmp_path / "x.names") == ["background", "cat, tabby"]
+    (tmp_path / "x.names").write_text("cat\n\ncat\n")
+    with pytest.raises(InputError, match=r'x\.names, name 2: the class "cat" stands there twice'):
+        read_names(tmp_path / "x.names")
+    (tmp_path / "x.names").write_text(" \n")
+    with pytest.raises(InputError, match="holds no class name"):
+        read_names(tmp_path / "x.names")
+    with pytest.raises(FileNotFoundError, match=r"none\.names does not exist"):
+        read_names(tmp_path / "none.names")
+
+
+def test_old_names():
+    old = ["person", "sofa", "tvmonitor", "my sofa"]
+    assert translate_old_names(old, COCO_NAMES) == ["person", "couch", "tv", "my sofa"]
+    assert translate_old_names(["couch", "tv", "zebra"], old) == ["sofa", "tvmonitor", "zebra"]
+    assert translate_old_names(["sofa"], ["sofa", "couch"]) == ["sofa"] and translate_old_names([], COCO_NAMES) == []
+    assert translate_old_names(["sofa", "couch"], ["couch"]) == ["sofa", "couch"]  # two classes: never one name twice
+    assert translate_old_names(["sofa"], ["cat"]) == ["sofa"]
+
+
+def test_coco_table(shared_data):
+    categories = json.loads((shared_data / "tiny_coco" / "annotations" / "instances_val2017.json").read_text())["categories"]
+    assert [(c["id"], c["name"]) for c in categories] == list(zip(COCO_IDS, COCO_NAMES)) and len(COCO_OLD_NAMES) == 6
+    assert translate_old_names(read_names(shared_data / "yolo" / "coco.names"), COCO_NAMES) == list(COCO_NAMES)

@@ -5,7 +5,7 @@ import shutil
 import numpy as np
 import pytest
 
-from datasets import CocoDetection, OpenImagesDataset, VOCDataSet, read_labels, summarise_faults
+from datasets import CocoDetection, OpenImagesDataset, VOCDataSet, YoloTxtDataset, read_labels, summarise_faults
 
 
 @pytest.fixture(scope="module")
@@ -21,6 +21,7 @@ def formats(shared_data, tmp_path_factory):
     for split, name in (("train", "DERIVED_standard_openimages.csv"), ("test", "all_bounding_boxes.csv")):
         shutil.copy(gts / "openimages_format" / name, root / f"{split}-annotations-bbox.csv")
         (root / split).symlink_to(source / "images")
+    _lay_out_yolo(gts / "yolo_format", source / "images", root / "yolo")
     shutil.copy(gts / "openimages_format" / "DERIVED_class-descriptions-boxable.csv", root / "class-descriptions-boxable.csv")
     return {
         "voc": VOCDataSet(root, txt_name="all", class_names=names),
@@ -28,7 +29,17 @@ def formats(shared_data, tmp_path_factory):
                               class_names=names),
         "open_images": OpenImagesDataset(root, "train", class_names=names),
         "as found": OpenImagesDataset(root, "test", class_names=names),
+        "yolo": YoloTxtDataset(root / "yolo", class_names=names),
     }
+
+
+def _lay_out_yolo(labels, images, root):
+    """The files as they are, with the images where their list expects them: beside the labels."""
+    (root / "obj_train_data").mkdir(parents=True)
+    for name in ("obj.data", "obj.names", "train.txt"):
+        shutil.copy(labels / name, root / name)
+    for path in [*images.iterdir(), *(labels / "obj_train_data").iterdir()]:
+        (root / "obj_train_data" / path.name).symlink_to(path)
 
 
 def _table(dataset):
@@ -40,7 +51,7 @@ def _table(dataset):
     return [(images[k], classes[k]) for k in order], truth["boxes"][order]
 
 
-@pytest.mark.parametrize("kind", ["coco", "open_images", "as found"])
+@pytest.mark.parametrize("kind", ["coco", "open_images", "as found", "yolo"])
 def test_the_same_273_boxes(formats, kind):
     (names, boxes), (voc_names, voc_boxes) = _table(formats[kind]), _table(formats["voc"])
     assert len(boxes) == 273 and len(formats[kind]) == len(formats["voc"]) == 100
@@ -54,7 +65,7 @@ def test_classes_and_flags(formats):
 
 
 def test_what_is_reported(formats):
-    assert all(formats[kind].faults == [] for kind in ("voc", "coco", "open_images"))
+    assert all(formats[kind].faults == [] for kind in ("voc", "coco", "open_images", "yolo"))
     with_comma = sum('"' in line for line in open(formats["as found"].faults[0].file))
     (line,) = summarise_faults(formats["as found"].faults)
     assert line.startswith(f"fixed: {with_comma} x decimal comma, read as a point (test-annotations-bbox.csv line 2, ")
@@ -63,3 +74,6 @@ def test_what_is_reported(formats):
 def test_the_class_list_may_be_found(formats):
     root = formats["open_images"].image_path(0).rsplit("/", 2)[0]
     assert OpenImagesDataset(root, "train").class_names == formats["voc"].class_names
+    in_order_of_the_file = YoloTxtDataset(root + "/yolo")
+    assert in_order_of_the_file.class_names[:4] == ["person", "cat", "boat", "car"]
+    assert _table(in_order_of_the_file)[0] == _table(formats["yolo"])[0]

@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 
 from train_utils import draw
-from train_utils.draw import class_colour, draw_boxes, draw_validation, prediction_grid, to_picture
+from train_utils.draw import class_colour, draw_boxes, draw_training_batch, draw_validation, prediction_grid, to_picture
 
 
 def pixels(picture):
@@ -96,3 +96,20 @@ def test_draw_validation_takes_what_belongs_to_each_image(tmp_path, monkeypatch)
     assert len(grids[1][0]) == 2
     draw_validation([], truth, found, tmp_path / "p.png")
     assert grids[2][0] == []
+
+
+def test_draw_training_batch():
+    images = torch.zeros(18, 3, 100, 100)
+    none = {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.int64)}
+    box = {"boxes": torch.tensor([[20.0, 30, 80, 90]]), "labels": torch.tensor([2])}
+    sheet = draw_training_batch(images, [none, box] + [none] * 15 + [box], ["cat", "dog"])
+    assert sheet.size == (4 * 308 + 8, 4 * 308 + 8)  # sixteen tiles of 300 pixels, 8 between them
+    found = pixels(sheet)
+    left, top = 8 + 308, 8  # the second tile, three times the size of the image
+    for x, y in ((60, 200), (240, 200), (150, 90), (150, 270)):
+        assert tuple(found[top + y, left + x]) == class_colour(2)
+    assert found[8:308, 8:308].sum() == 0  # an image without objects
+    assert found[:, 624:][8:308, :300].sum() == 0
+    wide = draw_training_batch([torch.zeros(3, 50, 100, dtype=torch.uint8)], [none], [])
+    assert wide.size == (316, 316) and pixels(wide)[158, 158].sum() == 0 and pixels(wide)[20, 158].sum() == 765
+    assert draw_training_batch([], [], []).size == (316, 316)

@@ -1,6 +1,7 @@
 """The moving average by hand, its buffers, and going on from a saved state."""
 
 import copy
+import math
 
 import pytest
 import torch
@@ -71,3 +72,20 @@ def test_saved_and_continued():
     rest.update(model)
     assert rest.updates == whole.updates == 2
     assert all(torch.equal(a, b) for a, b in zip(rest.module.state_dict().values(), whole.module.state_dict().values()))
+
+
+def test_exponential_ramp_by_hand():
+    model = nn.Linear(1, 1, bias=False)
+    nn.init.constant_(model.weight, 1.0)
+    ema = ModelEma(model, decay=0.5, ramp=2)
+    nn.init.constant_(model.weight, 3.0)
+    ema.update(model)
+    first = 0.5 * (1 - math.exp(-0.5))  # 0.19673
+    expected = 1 * first + 3 * (1 - first)
+    assert ema.module.weight.item() == pytest.approx(expected)
+    ema.update(model)
+    second = 0.5 * (1 - math.exp(-1))
+    assert ema.module.weight.item() == pytest.approx(expected * second + 3 * (1 - second))
+    ema.updates = 10**6
+    ema.update(nn.Linear(1, 1, bias=False))  # long after: the decay itself, and no overflow
+    assert ema._decay(10**6) == 0.5

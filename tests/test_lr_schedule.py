@@ -1,5 +1,7 @@
 """Learning-rate factors, step by step."""
 
+import math
+
 import pytest
 import torch
 
@@ -64,7 +66,8 @@ def test_set_lr():
         assert [group["lr"] for group in optimizer.param_groups] == pytest.approx([0.1 * factor, 0.02 * factor])
 
 
-@pytest.mark.parametrize("wrong", [{"kind": "linear"}, {"steps_per_epoch": 0}, {"step_size": 0}, {"warmup_steps": -1}])
+@pytest.mark.parametrize("wrong", [{"kind": "linear"}, {"steps_per_epoch": 0}, {"step_size": 0}, {"warmup_steps": -1},
+                                   {"warmup_power": 0}, {"final_factor": 1.5}, {"final_factor": -0.1}])
 def test_wrong_values(wrong):
     with pytest.raises(ValueError):
         LRSchedule(**{"kind": "step", "steps_per_epoch": 5, "epochs": 2, **wrong})
@@ -77,3 +80,22 @@ def test_a_cosine_shorter_or_longer_than_the_run():
     assert factors([1, 2, 3], **options, cosine_epochs=4, start_epoch=2) == pytest.approx([1, 1, (1 + 0.5**0.5) / 2])
     with pytest.raises(InputError, match="cosine over 0 epochs"):
         LRSchedule(**options, cosine_epochs=0)
+
+
+def test_burn_in():
+    options = {"kind": "constant", "steps_per_epoch": 9, "epochs": 2, "warmup_power": 4}
+    # K = min(1000, 8) = 8: (1/8)^4, (2/8)^4, ..., 1 at its last step, never 0
+    assert factors(range(10), **options) == pytest.approx([((k + 1) / 8) ** 4 for k in range(8)] + [1, 1])
+    assert factors([0, 1, 2, 3], **options, warmup_steps=2) == pytest.approx([1 / 16, 1, 1, 1])
+    assert factors([0, 1], **options, warmup_steps=0) == [1, 1]
+    assert factors([0, 1], **{**options, "steps_per_epoch": 1}) == [1, 1]
+
+
+def test_cosine_with_a_floor():
+    options = {"kind": "cosine", "steps_per_epoch": 1, "epochs": 4, "warmup_steps": 0}
+    assert factors(range(6), **options, final_factor=0.05) == pytest.approx(
+        [1, 0.8535533906 * 0.95 + 0.05, 0.525, 0.1464466094 * 0.95 + 0.05, 0.05, 0.05])
+    assert factors(range(6), **options, final_factor=1) == pytest.approx([1] * 6)
+    # without one, the numbers of the plain formula to the last bit
+    plain = [0.5 * (1 + math.cos(math.pi * step / 4)) for step in range(5)]
+    assert factors(range(5), **options) == plain

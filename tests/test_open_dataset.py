@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from jetson_data import make_jetson_voc, make_open_images, remove_objects
 from PIL import Image
+from yolo_data import make_yolo
 
-from datasets import CocoDetection, InputError, JoinedDataset, OpenImagesDataset, VOCDataSet, make_shapes
+from datasets import CocoDetection, InputError, JoinedDataset, OpenImagesDataset, VOCDataSet, YoloTxtDataset, make_shapes
 from datasets.open_dataset import guess_kind, open_dataset
 
 
@@ -51,8 +52,8 @@ def test_guess_from_the_layout(tmp_path):
 
 
 def test_wrong_words(tmp_path):
-    with pytest.raises(InputError, match="known are voc, coco, open_images, shapes"):
-        open_dataset("yolo", tmp_path, "train")
+    with pytest.raises(InputError, match="known are voc, coco, open_images, yolo, shapes"):
+        open_dataset("kitti", tmp_path, "train")
     with pytest.raises(InputError, match="a JSON file with its image folder is one data set, but there are 2 data paths"):
         open_dataset("coco", [tmp_path, tmp_path], "train", json_path="x.json", image_dir=tmp_path)
     with pytest.raises(FileNotFoundError, match="needs a data path"):
@@ -162,3 +163,57 @@ def test_skipping_unknown_classes_and_group_boxes(roots, tmp_path):
     path.write_text("\n".join([header, ",".join(cells), *rest]))
     assert open_dataset("open_images", fruit, "train").ground_truth()["iscrowd"].sum() == 1
     assert open_dataset("open_images", fruit, "train", group_boxes=True).ground_truth()["iscrowd"].sum() == 0
+
+
+@pytest.mark.parametrize("style", ["data", "yaml", "folder"])
+def test_yolo(tmp_path, style):
+    source = make_yolo(tmp_path / "set", images=4, style=style)
+    assert guess_kind(source) == guess_kind(tmp_path / "set") == guess_kind([source, source]) == "yolo"
+    dataset = open_dataset("yolo", source, "train")
+    assert isinstance(dataset, YoloTxtDataset) and len(dataset) == 4 and dataset.class_names == ["circle", "square"]
+    assert len(open_dataset("yolo", tmp_path / "set", "val")) == 2
+    assert len(open_dataset("yolo", source, "train", drop_empty=True)) == 3
+    with pytest.raises(InputError, match='unknown class "square"'):
+        open_dataset("yolo", source, "train", class_names=["circle"])
+    assert open_dataset("yolo", source, "train", class_names=["circle"], skip_unknown=True).class_names == ["circle"]
+
+
+def test_yolo_from_several_places(tmp_path):
+    a = make_yolo(tmp_path / "a", images=4)
+    b = make_yolo(tmp_path / "b", images=4, style="yaml", classes=("square", "circle"))
+    joined = open_dataset("yolo", [a, b], "train")
+    assert isinstance(joined, JoinedDataset) and len(joined) == 8 and joined.class_names == ["circle", "square"]
+    first = open_dataset("yolo", a, "train").table.labels.tolist()  # b draws the same places, its classes the other way round
+    assert joined.ground_truth()["labels"].tolist() == first + [3 - label for label in first]
+    images = open_dataset("yolo", [tmp_path / "a" / "train.txt", tmp_path / "a" / "valid.txt"], "train")
+    assert len(images) == 6 and images.class_names == ["circle", "square"]
+    with pytest.raises(InputError, match=r"different kinds: .*obj\.data \(yolo\), .*nothing \(voc\)"):
+        guess_kind([a, tmp_path / "nothing"])
+
+
+def test_other_formats_are_not_taken_for_yolo(tmp_path, roots):
+    for folder in (roots[0], make_open_images(tmp_path / "fruit", num_train=1, num_test=1), make_shapes(tmp_path / "s", 0, 1, 1)):
+        kind = guess_kind(folder)
+        (folder / "data.yaml").touch()  # as conversions leave them there
+        for name in ("images/train", "labels/train"):
+            (folder / name).mkdir(parents=True)
+        assert guess_kind(folder) == kind != "yolo"
+    coco = tmp_path / "coco"
+    for name in ("annotations", "images/train2017", "labels/train2017"):
+        (coco / name).mkdir(parents=True)
+    assert guess_kind(coco) == "yolo"
+    (coco / "annotations" / "instances_train2017.json").touch()
+    assert guess_kind(coco) == "coco"
+
+
+def test_single_class(tmp_path, roots):
+    source = make_yolo(tmp_path / "set", images=4)
+    single = open_dataset("yolo", source, "train", single_class=True)
+    assert single.class_names == ["object"] and set(single.ground_truth()["labels"].tolist()) == {1}
+    assert len(single.table.labels) == len(open_dataset("yolo", source, "train").table.labels)
+    _write_labels(roots[0], "circle", "square", "triangle", "star", "cube")  # classes that differ do not matter any more
+    (roots[1] / "labels.txt").unlink()
+    joined = open_dataset("voc", roots[:1], "trainval", single_class=True, class_names=["circle", "square", "triangle", "star"])
+    assert joined.class_names == ["object"] and joined[0][1]["labels"].unique().tolist() == [1]
+    other = make_yolo(tmp_path / "other", images=4, classes=("triangle",))
+    assert len(open_dataset("yolo", [source, other], "train", single_class=True)) == 8

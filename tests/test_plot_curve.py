@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 import plot_curve
-from plot_curve import plot_loss_and_lr, plot_map, read_results
+from plot_curve import plot_evolution, plot_loss_and_lr, plot_map, read_results
 
 
 @pytest.fixture
@@ -96,3 +96,54 @@ def test_bad_tables(tmp_path):
     (tmp_path / "results.csv").write_text("epoch,mean_loss,lr\n0,many,0.1\n")
     with pytest.raises(ValueError, match="not a table of numbers"):
         read_results(tmp_path)
+
+
+# The three forms of results.txt, two epochs each
+OURS = ("epoch:0 " + "  ".join(["-1.0000"] * 12) + "  2.5000  0.010000\n"
+        "epoch:1 0.2500  0.5000  " + "0.1000  " * 10 + "1.5000  0.001000\n")
+OF_2019 = ("   0/272  7328/7328     0.5     0.1    1.25    0.65     2.5      33     416       0       0       0       0       0\n"
+           "   1/272  7328/7328     0.5     0.1    0.75    0.15     1.5      33     416   0.109   0.773   0.5   0.186    1.75\n")
+OF_2020 = ("     0/299     3.21G      1.5      0.5      0.5      2.5       33      416  0  0  0  0  0  0  0\n"
+           "     1/299     3.21G      0.5      0.5      0.5      1.5       33      416  0.4  0.6  0.5  0.48  0.75  0.5  0.5\n\n")
+
+
+@pytest.mark.parametrize(("text", "rates", "val_loss", "ap50"), [
+    (OURS, [0.01, 0.001], [None, None], [-1, 0.5]),
+    (OF_2019, None, [None, 1.75], [0, 0.5]),
+    (OF_2020, None, [None, 1.75], [0, 0.5]),
+])
+def test_results_txt(tmp_path, figures, text, rates, val_loss, ap50):
+    file = tmp_path / "results.txt"
+    file.write_text(text)
+    columns = read_results(file)
+    assert columns["epoch"] == [0, 1] and columns["mean_loss"] == [2.5, 1.5] and columns.get("lr") == rates
+    assert columns["val_loss"] == val_loss and columns["AP50"] == ap50
+    plot_curve.main(plot_curve.get_args_parser().parse_args([str(file)]))
+    assert {f.name for f in tmp_path.iterdir()} == {"results.txt", "loss_and_lr.png", "mAP.png"}
+    assert lines(figures[0])["training loss"] == [(0, 2.5), (1, 1.5)] and len(figures[0].axes) == (2 if rates else 1)
+    assert lines(figures[1])["AP at IoU 0.5"][-1] == (1, 0.5)
+    assert read_results(tmp_path) == columns  # the folder, which has no results.csv
+
+
+def test_results_txt_without_lines_and_with_a_wrong_one(tmp_path):
+    file = tmp_path / "results.txt"
+    file.write_text("")
+    plot_curve.redraw(file)
+    assert (tmp_path / "mAP.png").is_file()
+    for wrong in (OF_2019 + "1/272 0.5\n", OF_2019 + OF_2019.replace("   2.5", "  much")):
+        file.write_text(wrong)
+        with pytest.raises(ValueError, match="results.txt:3: not a line of results"):
+            read_results(file)
+
+
+def test_evolution(tmp_path, figures):
+    values = {"giou": [3.0, 4.0, 5.0], "lr0": [0.01, 0.002, 0.003]}
+    plot_evolution([0.1, 0.3, 0.2], values, tmp_path / "evolve.png")
+    assert red_pixels(tmp_path / "evolve.png") > 20
+    first, second = figures[0].axes
+    assert list(map(tuple, first.lines[0].get_xydata())) == [(3, 0.1), (4, 0.3), (5, 0.2)]
+    assert list(map(tuple, second.lines[1].get_xydata())) == [(0.002, 0.3)]
+    assert (first.get_title(), second.get_title()) == ("giou = 4", "lr0 = 0.002")
+    plot_evolution([], {"giou": []}, tmp_path / "none.png")
+    plot_evolution([0.5], {}, tmp_path / "no_value.png")
+    assert (tmp_path / "none.png").is_file() and (tmp_path / "no_value.png").is_file()

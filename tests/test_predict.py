@@ -160,7 +160,7 @@ def test_flags_of_bare_files_are_refused_elsewhere(tmp_path, complaint, monkeypa
     state = build_ssd("small-ssd", 3).state_dict()
     torch.save({"model": state, "model_args": {}, "class_names": ["a", "b"], "script": "train_ssd"}, path)
     message = complaint(path, "--net", "small-ssd", "--labels", "labels.txt")
-    assert "only SSD files of other projects take --net and --labels, and " in message
+    assert "only files of other projects take --net and --labels, and " in message
     monkeypatch.setattr(predict, "fetch_url", lambda url, hint: {})
     message = complaint("fasterrcnn_resnet50_fpn", "--resolution", "300")
     assert "take --resolution, and fasterrcnn_resnet50_fpn is none: leave it out" in message

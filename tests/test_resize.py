@@ -6,7 +6,7 @@ from PIL import Image
 from torch.nn import functional as F
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
-from network_files.resize import IMAGENET_MEAN, IMAGENET_STD, ShortSideResize, SquashResize
+from network_files.resize import IMAGENET_MEAN, IMAGENET_STD, LetterboxResize, ShortSideResize, SquashResize
 
 
 @pytest.mark.parametrize(
@@ -231,3 +231,142 @@ def test_squash_wrong_images(images, message):
 def test_squash_to_nothing():
     with pytest.raises(ValueError, match="at least 1 pixel"):
         squash(0)
+
+
+def test_squashed_to_other_shapes():
+    transform = squash((20, 40))
+    target = {"boxes": torch.tensor([[6.0, 4.0, 30.0, 20.0]]), "labels": torch.tensor([1])}
+    batch = transform([torch.rand(3, 40, 60)], [target])
+    assert batch.images.shape == (1, 3, 20, 40) and transform.padded_size(7, 9) == (20, 40)
+    torch.testing.assert_close(batch.targets[0]["boxes"], torch.tensor([[4.0, 2.0, 20.0, 10.0]]))
+    assert transform([torch.rand(3, 40, 60)], size=(32, 16)).images.shape == (1, 3, 32, 16)
+    assert transform([torch.rand(3, 40, 60)]).images.shape == (1, 3, 20, 40)  # the size was for one batch only
+
+
+def test_neutral_mean_and_std_leave_the_values():
+    image = torch.rand(3, 30, 30)
+    assert torch.equal(SquashResize(30, (0, 0, 0), (1, 1, 1))([image]).images[0], image)
+    assert torch.equal(SquashResize(30, (0, 0, 0), (1, 1, 0.5))([image]).images[0, 2], image[2] / 0.5)
+    assert torch.equal(SquashResize(30, (0, 0, 0.5), (1, 1, 1))([image]).images[0, 2], image[2] - 0.5)
+
+
+# LetterboxResize
+
+
+@pytest.mark.parametrize(
+    "given, resized, offset",
+    [
+        ((480, 640), (312, 416), (52, 0)),
+        ((640, 480), (416, 312), (0, 52)),
+        ((427, 640), (277, 416), (69, 0)),  # 427 * 416 / 640 = 277.55; (416 - 277) // 2 = 69
+        ((50, 50), (416, 416), (0, 0)),
+        ((1, 5000), (1, 416), (207, 0)),
+    ],
+)
+def test_letterboxed_as_darknet_does(given, resized, offset):
+    batch = LetterboxResize(416)([torch.zeros(3, *given)])
+    assert batch.images.shape == (1, 3, 416, 416)
+    assert batch.image_sizes == [resized] and batch.original_sizes == [given] and batch.offsets == [offset]
+    (height, width), (top, left) = resized, offset
+    assert (batch.images[..., top : top + height, left : left + width] == 0).all()
+    assert (batch.images == 0.5).sum() == 3 * (416 * 416 - height * width)
+
+
+def test_letterboxed_pixels_are_those_of_a_plain_resize():
+    image = torch.randint(256, (3, 30, 60), dtype=torch.uint8)
+    plain = F.interpolate(image[None] / 255, size=(20, 40), mode="bilinear", align_corners=False)
+    batch = LetterboxResize(40, fill=0.25)([image])
+    assert torch.equal(batch.images[:, :, 10:30], plain)
+    assert (batch.images[:, :, :10] == 0.25).all() and (batch.images[:, :, 30:] == 0.25).all()
+
+
+@pytest.mark.parametrize("rect", [False, True])
+def test_letterboxed_boxes_there_and_back(rect):
+    transform = LetterboxResize(64, rect)
+    boxes = torch.tensor([[0.0, 0.0, 100.0, 51.0], [10.0, 20.0, 30.0, 40.0]])
+    target = {"boxes": boxes, "labels": torch.tensor([2, 1], dtype=torch.int32)}
+    batch = transform([torch.zeros(3, 51, 100)], [target])
+    assert batch.image_sizes == [(32, 64)]  # 51 * 64 // 100
+    top = 0 if rect else 16
+    expected = [[0, top, 64, top + 32], [6.4, top + 20 * 32 / 51, 19.2, top + 40 * 32 / 51]]
+    torch.testing.assert_close(batch.targets[0]["boxes"], torch.tensor(expected))
+    assert batch.targets[0]["labels"].dtype == torch.int64
+    back = transform.boxes_to_original(batch.targets[0]["boxes"], *(batch[i][0] for i in (1, 2, 4)))
+    torch.testing.assert_close(back, boxes)
+    empty = {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.int64)}
+    assert transform([torch.zeros(3, 51, 100)], [empty]).targets[0]["boxes"].shape == (0, 4)
+    assert boxes[0].tolist() == [0, 0, 100, 51]
+
+
+def test_rectangular_batches():
+    transform = LetterboxResize(96, rect=True)
+    wide, tall = torch.rand(3, 30, 96), torch.rand(3, 96, 40)
+    assert transform.padded_size(30, 96) == (32, 96) and transform.padded_size(96, 40) == (96, 64)
+    assert transform([wide]).images.shape[2:] == (32, 96) and transform([tall]).images.shape[2:] == (96, 64)
+    both = transform([wide, tall])
+    assert both.images.shape[2:] == (96, 96) and both.offsets == [(33, 0), (0, 28)]
+    assert torch.equal(both.images[0, :, 33:63], wide) and torch.equal(both.images[1, :, :, 28:68], tall)
+    other = torch.rand(3, 31, 96)
+    assert transform.padded_size(31, 96) == (32, 96)
+    together, alone = transform([wide, other]), transform([other])  # images of one padded size do not disturb each other
+    assert torch.equal(together.images[1], alone.images[0]) and together.offsets[1] == alone.offsets[0]
+    assert LetterboxResize(96, rect=True, divisible=8).padded_size(30, 96) == (32, 96)
+    assert LetterboxResize(96, rect=True, divisible=8).padded_size(96, 41) == (96, 48)
+
+
+@pytest.mark.parametrize(
+    "given, resized, padded",
+    [((100, 100), (64, 64), (64, 64)), ((50, 100), (48, 96), (64, 96)), ((10, 100), (9, 96), (32, 96)),
+     ((100, 120), (64, 76), (64, 96)), ((200, 100), (64, 32), (64, 32)), ((64, 96), (64, 96), (64, 96))],
+)
+def test_letterboxed_to_an_input_that_is_no_square(given, resized, padded):
+    batch = LetterboxResize((64, 96))([torch.rand(3, *given)])
+    assert batch.image_sizes == [resized] and batch.images.shape[2:] == (64, 96)
+    assert LetterboxResize((64, 96)).padded_size(*given) == (64, 96)
+    assert LetterboxResize((64, 96), rect=True).padded_size(*given) == padded
+    assert LetterboxResize((64, 96), rect=True)([torch.rand(3, *given)]).images.shape[2:] == padded
+
+
+@pytest.mark.parametrize("rect", [False, True])
+def test_an_image_of_the_canvas_size_passes(rect, monkeypatch):
+    monkeypatch.setattr(F, "interpolate", None)
+    image = torch.randint(256, (3, 64, 64), dtype=torch.uint8)
+    batch = LetterboxResize(64, rect)([image])
+    assert torch.equal(batch.images[0], image / 255) and batch.offsets == [(0, 0)]
+    assert torch.equal(LetterboxResize((32, 64), rect)([image[:, :32]]).images[0], image[:, :32] / 255)
+
+
+def test_a_size_for_one_letterboxed_batch():
+    transform = LetterboxResize(64)
+    assert transform([torch.rand(3, 40, 60)], size=(96, 96)).images.shape[2:] == (96, 96)
+    assert transform([torch.rand(3, 40, 60)]).images.shape[2:] == (64, 64) and transform.padded_size(1, 1) == (64, 64)
+
+
+def test_letterboxing_equal_images_in_one_piece(monkeypatch):
+    images = list(torch.randint(256, (3, 3, 50, 70), dtype=torch.uint8))
+    transform = LetterboxResize(64)
+    apart = transform(images).images
+    monkeypatch.setattr(transform, "_pieces", lambda images, device: [torch.stack(images)])
+    torch.testing.assert_close(transform(images).images, apart)
+
+
+def test_letterbox_changes_nothing_given_and_takes_other_dtypes():
+    images = torch.rand(2, 3, 16, 16)
+    before = images.clone()
+    transform = LetterboxResize(16)
+    batch = transform(images).images
+    batch.zero_()
+    assert torch.equal(images, before)
+    assert transform(images, dtype=torch.float64).images.dtype == torch.float64
+    assert transform(images.half(), dtype=torch.bfloat16).images.dtype == torch.bfloat16
+    images.requires_grad_()
+    LetterboxResize(32)(images).images.sum().backward()
+    assert images.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize("images, message", [([], "empty"), ([torch.zeros(1, 4, 4)], r"image 0 must be \[3, H, W\]")])
+def test_letterbox_wrong_images(images, message):
+    with pytest.raises(ValueError, match=message):
+        LetterboxResize(32)(images)
+    with pytest.raises(ValueError, match="at least 1 pixel"):
+        LetterboxResize((32, 0))

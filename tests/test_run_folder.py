@@ -7,6 +7,7 @@ import os
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from train_utils import run_folder
 from train_utils.checkpoint import load_checkpoint
@@ -113,6 +114,29 @@ def test_which_checkpoints_are_kept(tmp_path):
     assert load_checkpoint(other.path / "pretrain.pth").keys() == weights.keys()
 
 
+def test_backups_are_kept_for_good(tmp_path):
+    run = RunFolder(tmp_path / "run", keep_last=1, keep_every=3)
+    for epoch in range(8):
+        run.save({"epoch": epoch}, epoch)
+    names = {"last.pth", "last.prev.pth", "model_7.pth", "backup3.pth", "backup6.pth"}
+    assert set(os.listdir(run.path)) == names
+    assert load_checkpoint(run.path / "backup3.pth")["epoch"] == 3 and load_checkpoint(run.path / "backup6.pth")["epoch"] == 6
+
+
+def test_cfg_picture_and_further_columns(tmp_path):
+    run = RunFolder(tmp_path / "run")
+    run.write_cfg("[net]\nwidth=96\n")
+    assert (run.path / "model.cfg").read_text() == "[net]\nwidth=96\n"
+    run.save_picture(Image.new("RGB", (5, 4), "red"), "train_batch0.jpg")
+    assert Image.open(run.path / "train_batch0.jpg").size == (5, 4)
+    run.add_row(row(0))
+    run.add_row(row(1, precision=0.5, recall=0.25, f1=1 / 3))
+    with open(run.path / "results.csv", newline="") as file:
+        first, second = csv.DictReader(file)
+    assert (first["precision"], second["precision"], second["recall"]) == ("", "0.5", "0.25")
+    assert float(second["f1"]) == 1 / 3
+
+
 def test_without_hard_links(tmp_path, monkeypatch):
     def refuse(*args):
         raise OSError("not supported")
@@ -125,8 +149,10 @@ def test_without_hard_links(tmp_path, monkeypatch):
 
 
 def test_other_processes_touch_nothing(tmp_path):
-    run = RunFolder(tmp_path / "run", enabled=False, keep_last=1)
+    run = RunFolder(tmp_path / "run", enabled=False, keep_last=1, keep_every=1)
     run.write_args({"lr": 1})
+    run.write_cfg("[net]")
+    run.save_picture(Image.new("RGB", (2, 2)), "p.png")
     run.add_row(row(0))
     run.save({"epoch": 0}, 0, is_best=True)
     assert not run.path.exists() and len(run.rows) == 1

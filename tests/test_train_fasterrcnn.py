@@ -14,10 +14,10 @@ import torch
 from conftest import ROOT
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
+from runs import equal, expect_one_sentence, rows_without_times
 
 import predict
 import train_fasterrcnn as script
-from datasets.shapes import make_shapes
 from train_utils.checkpoint import load_checkpoint
 from train_utils.coco_eval import STAT_NAMES
 from train_utils.device import make_repeatable
@@ -26,12 +26,6 @@ from train_utils.errors import one_sentence_errors
 SMALL = ["--min-size", "64", "--max-size", "96", "--box-head-size", "32", "--batch-size", "4", "--lr", "0.01",
          "--roi-samples", "16", "--rpn-top-n", "50", "--print-freq", "100", "--device", "cpu", "--workers", "0", "--opt", "sgd",
          "--eval-every", "1"]
-
-
-@pytest.fixture(scope="session")
-def shapes(tmp_path_factory):
-    """16 + 6 drawn pictures in VOC layout."""
-    return make_shapes(tmp_path_factory.mktemp("data") / "shapes", num_train=16, num_val=6)
 
 
 @pytest.fixture
@@ -51,21 +45,9 @@ def weights(folder, name="last.pth"):
     return load_checkpoint(folder / name)["model"]
 
 
-def equal(one, other):
-    assert one.keys() == other.keys()
-    different = [name for name in one if not torch.equal(one[name], other[name])]
-    assert not different, different[:5]
-
-
 def read_last_row(folder):
     with open(folder / "results.csv") as file:
         return list(csv.DictReader(file))[-1]
-
-
-def rows_without_times(folder):
-    with open(folder / "results.csv") as file:
-        volatile = ("seconds", "images_per_second", "memory_mb")
-        return [{k: v for k, v in row.items() if k not in volatile} for row in csv.DictReader(file)]
 
 
 def test_a_run_leaves_everything_in_its_folder(run, tmp_path):
@@ -213,34 +195,25 @@ def test_coco_scores_as_pycocotools_scores_the_json_file(shared_data, tmp_path, 
     assert max(ids) > 80 and evaluation.stats[8] > 0
 
 
-def expect_one_sentence(capsys, match, *words):
-    with pytest.raises(SystemExit) as left, one_sentence_errors(*script.USER_ERRORS):
-        script.main(script.parse_args([str(word) for word in words]))
-    assert left.value.code == 2
-    message = capsys.readouterr().err.strip()
-    assert match in message and "Traceback" not in message, message
-    return message
-
-
 def test_bad_input_ends_in_one_sentence(run, shapes, tmp_path, capsys, monkeypatch):
     base = ["--data-path", shapes, "--output-dir", "bad", *SMALL]
-    expect_one_sentence(capsys, "JPEGImages", "--dataset", "voc", "--data-path", tmp_path / "nowhere")
-    expect_one_sentence(capsys, "nosuch.txt", *base, "--train-split", "nosuch")
-    expect_one_sentence(capsys, "--num-classes 7", *base, "--num-classes", "7")
-    expect_one_sentence(capsys, "lower --batch-size", *base, "--batch-size", "17")
-    expect_one_sentence(capsys, "--freeze-epochs", *base, "--freeze-epochs", "5", "--epochs", "5")
-    expect_one_sentence(capsys, "--amp bf16", *base, "--amp", "fp16")
-    expect_one_sentence(capsys, "no such checkpoint", *base, "--resume", "missing.pth")
-    expect_one_sentence(capsys, "from 0 to 3", *base, "--trainable-backbone-layers", "9")
-    expect_one_sentence(capsys, "choose from", *base, "--weights", "no_such_detector")
+    expect_one_sentence(script, capsys, "JPEGImages", "--dataset", "voc", "--data-path", tmp_path / "nowhere")
+    expect_one_sentence(script, capsys, "nosuch.txt", *base, "--train-split", "nosuch")
+    expect_one_sentence(script, capsys, "--num-classes 7", *base, "--num-classes", "7")
+    expect_one_sentence(script, capsys, "lower --batch-size", *base, "--batch-size", "17")
+    expect_one_sentence(script, capsys, "--freeze-epochs", *base, "--freeze-epochs", "5", "--epochs", "5")
+    expect_one_sentence(script, capsys, "--amp bf16", *base, "--amp", "fp16")
+    expect_one_sentence(script, capsys, "no such checkpoint", *base, "--resume", "missing.pth")
+    expect_one_sentence(script, capsys, "from 0 to 3", *base, "--trainable-backbone-layers", "9")
+    expect_one_sentence(script, capsys, "choose from", *base, "--weights", "no_such_detector")
     if not torch.cuda.is_available():
-        expect_one_sentence(capsys, "--device cuda", *base, "--device", "cuda")
+        expect_one_sentence(script, capsys, "--device cuda", *base, "--device", "cuda")
     assert not (tmp_path / "bad").exists()
 
 
 def test_a_folder_that_cannot_be_written_is_named(shapes, tmp_path, capsys):
     (tmp_path / "file").write_text("not a folder")
-    expect_one_sentence(capsys, "--output-dir", "--data-path", shapes, "--output-dir", tmp_path / "file" / "run", *SMALL)
+    expect_one_sentence(script, capsys, "--output-dir", "--data-path", shapes, "--output-dir", tmp_path / "file" / "run", *SMALL)
 
 
 def test_broken_annotations_are_named_by_file_and_line(shapes, tmp_path, capsys):
@@ -250,12 +223,12 @@ def test_broken_annotations_are_named_by_file_and_line(shapes, tmp_path, capsys)
     text = xml.read_text()
     words = ["--dataset", "voc", "--data-path", copy, *SMALL, "--output-dir", tmp_path / "bad"]
     xml.write_text(text.replace("</object>", "<object>", 1))
-    assert "line" in expect_one_sentence(capsys, xml.name, *words)
+    assert "line" in expect_one_sentence(script, capsys, xml.name, *words)
     for name in ("circle", "square", "triangle", "star"):
         if f"<name>{name}</name>" in text:
             xml.write_text(text.replace(f"<name>{name}</name>", f"<name>{name}x</name>", 1))
             (copy / "classes.txt").write_text("circle\nsquare\ntriangle\nstar\n")
-            message = expect_one_sentence(capsys, xml.name, *words, "--classes", copy / "classes.txt")
+            message = expect_one_sentence(script, capsys, xml.name, *words, "--classes", copy / "classes.txt")
             assert "object" in message and f'"{name}"' in message
 
 
@@ -264,11 +237,11 @@ def test_checkpoints_of_others_are_refused_on_resume(run, tmp_path, capsys, shap
     checkpoint = load_checkpoint(folder / "last.pth")
     base = ["--data-path", shapes, *SMALL, "--epochs", "2", "--resume", tmp_path / "other.pth"]
     torch.save({**checkpoint, "script": "train_ssd"}, tmp_path / "other.pth")
-    expect_one_sentence(capsys, "train_ssd", *base)
+    expect_one_sentence(script, capsys, "train_ssd", *base)
     torch.save({**checkpoint, "class_names": ["cat", "dog", "cow", "hen"]}, tmp_path / "other.pth")
-    expect_one_sentence(capsys, "cat, dog, cow, hen", *base)
+    expect_one_sentence(script, capsys, "cat, dog, cow, hen", *base)
     torch.save(checkpoint, tmp_path / "other.pth")
-    expect_one_sentence(capsys, "--epochs is 1", *base[:-4], "--epochs", "1", "--resume", tmp_path / "other.pth")
+    expect_one_sentence(script, capsys, "--epochs is 1", *base[:-4], "--epochs", "1", "--resume", tmp_path / "other.pth")
 
 
 def test_predict_draws_and_writes(run, shapes, tmp_path, capsys):

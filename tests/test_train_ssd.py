@@ -1,6 +1,5 @@
 """The script end to end on tiny drawn data: results, resume, stages, jetson's commands, bad input, other projects' files."""
 
-import csv
 import json
 import os
 import re
@@ -12,23 +11,17 @@ import pytest
 import torch
 from conftest import ROOT
 from jetson_data import make_jetson_voc, make_open_images
+from runs import equal, expect_one_sentence, moved, rows_without_times
 
 import predict
 import train_ssd as script
-from datasets.shapes import SHAPE_CLASSES, make_shapes
+from datasets.shapes import SHAPE_CLASSES
 from network_files.ssd_nets import NETS
 from train_utils.checkpoint import load_checkpoint
 from train_utils.device import make_repeatable
-from train_utils.errors import one_sentence_errors
 
 SMALL = ["--net", "small-ssd", "--resolution", "96", "--batch-size", "4", "--lr", "0.01", "--print-freq", "100", "--device",
          "cpu", "--workers", "0", "--opt", "sgd", "--eval-every", "1"]
-
-
-@pytest.fixture(scope="session")
-def shapes(tmp_path_factory):
-    """16 + 6 drawn pictures in VOC layout."""
-    return make_shapes(tmp_path_factory.mktemp("data") / "shapes", num_train=16, num_val=6)
 
 
 @pytest.fixture
@@ -44,26 +37,10 @@ def run(shapes, tmp_path, monkeypatch):
     return call
 
 
-def equal(one, other):
-    assert one.keys() == other.keys()
-    different = [name for name in one if not torch.equal(one[name], other[name])]
-    assert not different, different[:5]
-
-
-def rows_without_times(folder):
-    with open(folder / "results.csv") as file:
-        volatile = ("seconds", "images_per_second", "memory_mb")
-        return [{k: v for k, v in row.items() if k not in volatile} for row in csv.DictReader(file)]
-
-
 def start_of(checkpoint):
     """The model as the run with seed 0 began."""
     make_repeatable(0, deterministic=False)
     return script.create_model(checkpoint["model_args"], checkpoint["class_names"]).state_dict()
-
-
-def moved(before, after, part):
-    return [name for name in before if name.startswith(part) and not torch.equal(before[name], after[name])]
 
 
 def test_a_run_leaves_everything_in_its_folder(run, tmp_path):
@@ -141,7 +118,7 @@ def test_test_only_repeats_the_numbers_of_the_run(run, capsys):
 
 def test_batches_of_one_are_refused_where_batch_norm_cannot_learn(run, shapes, capsys):
     words = ["--data-path", shapes, *SMALL, "--net", "mb2-ssd-lite", "--resolution", "300", "--batch-size", "1"]
-    expect_one_sentence(capsys, "--batch-size 1", *words, "--output-dir", "bad")
+    expect_one_sentence(script, capsys, "--batch-size 1", *words, "--output-dir", "bad")
     args = script.parse_args(list(map(str, words)))
     args.rank, args.world_size, args.batch_size = 0, 1, 5
     train_set, _ = script.open_data(args)
@@ -150,42 +127,33 @@ def test_batches_of_one_are_refused_where_batch_norm_cannot_learn(run, shapes, c
     assert [len(images) for images, _ in loader] == [5, 5, 5]  # 16 images: the one left over waits for another epoch
 
 
-def expect_one_sentence(capsys, match, *words):
-    with pytest.raises(SystemExit) as left, one_sentence_errors(*script.USER_ERRORS):
-        script.main(script.parse_args([str(word) for word in words]))
-    assert left.value.code == 2
-    message = capsys.readouterr().err.strip()
-    assert match in message and "Traceback" not in message, message
-    return message
-
-
 def test_bad_input_ends_in_one_sentence(run, shapes, tmp_path, capsys):
     base = ["--data-path", shapes, "--output-dir", "bad", *SMALL]
-    message = expect_one_sentence(capsys, "invalid choice: 'mb9-ssd'", *base, "--net", "mb9-ssd")
+    message = expect_one_sentence(script, capsys, "invalid choice: 'mb9-ssd'", *base, "--net", "mb9-ssd")
     assert all(name in message for name in NETS)
-    expect_one_sentence(capsys, "--resolution", *base, "--resolution", "0")
-    expect_one_sentence(capsys, "resolution", *base, "--net", "ssd512-vgg16", "--resolution", "20")
-    expect_one_sentence(capsys, "choose from", *base, "--weights", "no_such_detector")
-    expect_one_sentence(capsys, "from 0 to", *base, "--trainable-backbone-layers", "99")
-    expect_one_sentence(capsys, "--t-max must be at least 1", *base, "--t-max", "0")
-    expect_one_sentence(capsys, "add --jetson", *base, "--validation-mean-ap", "--no-jetson")
+    expect_one_sentence(script, capsys, "--resolution", *base, "--resolution", "0")
+    expect_one_sentence(script, capsys, "resolution", *base, "--net", "ssd512-vgg16", "--resolution", "20")
+    expect_one_sentence(script, capsys, "choose from", *base, "--weights", "no_such_detector")
+    expect_one_sentence(script, capsys, "from 0 to", *base, "--trainable-backbone-layers", "99")
+    expect_one_sentence(script, capsys, "--t-max must be at least 1", *base, "--t-max", "0")
+    expect_one_sentence(script, capsys, "add --jetson", *base, "--validation-mean-ap", "--no-jetson")
     mb1 = tmp_path / "mb1.pth"
     torch.save(script.create_model({"net": "mb1-ssd"}, ["a"] * 20).state_dict(), mb1)
-    message = expect_one_sentence(capsys, "mb1-ssd", *base, "--weights", mb1)
+    message = expect_one_sentence(script, capsys, "mb1-ssd", *base, "--weights", mb1)
     assert "--net mb1-ssd" in message
     torch.save({"fc.weight": torch.zeros(3)}, mb1)
-    expect_one_sentence(capsys, "image classifier", *base, "--weights", mb1)
+    expect_one_sentence(script, capsys, "image classifier", *base, "--weights", mb1)
     torch.save({"model": {"roi_heads.box_head.fc6.weight": torch.zeros(3)}, "model_args": {"backbone": "x"}, "class_names": ["a"],
                 "script": "train_fasterrcnn"}, mb1)
-    expect_one_sentence(capsys, "was written by train_fasterrcnn and holds a Faster R-CNN: give", *base, "--weights", mb1)
-    expect_one_sentence(capsys, "torchvision has no weights for the base of mb1-ssd", *base, "--net", "mb1-ssd",
+    expect_one_sentence(script, capsys, "was written by train_fasterrcnn and holds a Faster R-CNN: give", *base, "--weights", mb1)
+    expect_one_sentence(script, capsys, "torchvision has no weights for the base of mb1-ssd", *base, "--net", "mb1-ssd",
                         "--weights-backbone", "IMAGENET1K_V1")
-    expect_one_sentence(capsys, "from 32 to 2048 pixels, not 2", *base, "--resolution", "2")
-    expect_one_sentence(capsys, "--box-nms-thresh must be in 0..1", *base, "--box-nms-thresh", "2")
+    expect_one_sentence(script, capsys, "from 32 to 2048 pixels, not 2", *base, "--resolution", "2")
+    expect_one_sentence(script, capsys, "--box-nms-thresh must be in 0..1", *base, "--box-nms-thresh", "2")
     csv_file = tmp_path / "empty" / "sub-train-annotations-bbox.csv"
     csv_file.parent.mkdir()
     csv_file.write_text("ImageID,XMin,XMax,YMin,YMax,ClassName\n")
-    expect_one_sentence(capsys, str(csv_file), f"--data={csv_file.parent}", "--model-dir=bad")
+    expect_one_sentence(script, capsys, str(csv_file), f"--data={csv_file.parent}", "--model-dir=bad")
     assert not (tmp_path / "bad").exists()
 
 

@@ -16,6 +16,15 @@ from torch import Tensor
 
 from train_utils.errors import InputError
 
+# What NumPy's numbers and arrays are stored with, e.g. the best score in files of the 2019 YOLO trainer: the functions that
+# rebuild them, in the modules of NumPy 1 and 2, and the types of numbers. None of it runs code from the file.
+_NUMPY = [
+    np.ndarray,
+    np.dtype,
+    *((rebuild, f"numpy.{core}.multiarray.{rebuild.__name__}")
+      for rebuild in (np.float64(0).__reduce__()[0], np.zeros(0).__reduce__()[0]) for core in ("core", "_core")),
+    *(type(np.dtype(code)) for code in "?bBhHiIlLqQefd"),
+]
 _PLAIN = (type(None), bool, int, float, complex, str, bytes, Tensor, torch.dtype, torch.device, torch.Size)
 
 
@@ -94,7 +103,8 @@ def damaged_entry(path: str | os.PathLike) -> str | None:
 
 
 def load_checkpoint(path: str | os.PathLike) -> dict:
-    """The dict in a checkpoint, on the CPU, as plain data: a stored argparse.Namespace comes back as a dict.
+    """The dict in a checkpoint, on the CPU, as plain data: at its top level a stored argparse.Namespace comes back as a
+    dict, a number or an array of NumPy as a number or a list.
 
     Files of `torch.save` old and new are read, bare state dicts too.
 
@@ -111,14 +121,18 @@ def load_checkpoint(path: str | os.PathLike) -> dict:
     if damaged:
         raise InputError(f"{path}: the file is damaged or cut short ({damaged}); copy it again or take another one")
     try:
-        with torch.serialization.safe_globals([Namespace]):  # the course repository's and torchvision's files have one
+        with torch.serialization.safe_globals([Namespace, *_NUMPY]):  # the course repository's and torchvision's files have one
             loaded = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # the readers raise a dozen types for files that are something else
         raise InputError(f"{path}: {_why_not_loaded(error)}") from error
     if not isinstance(loaded, dict):
         raise InputError(f"{path}: not a checkpoint but a {type(loaded).__name__}; a dict of tensors is needed")
-    # only the top level holds one; the rest is left alone, so that state dicts stay what they are
-    return {key: vars(entry) if isinstance(entry, Namespace) else entry for key, entry in loaded.items()}
+    # only the top level holds them; the rest is left alone, so that state dicts stay what they are
+    return {key: _plain_entry(entry) for key, entry in loaded.items()}
+
+
+def _plain_entry(entry: Any) -> Any:
+    return vars(entry) if isinstance(entry, Namespace) else plain(entry) if isinstance(entry, (np.generic, np.ndarray)) else entry
 
 
 def _why_not_loaded(error: Exception) -> str:

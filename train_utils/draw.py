@@ -110,6 +110,25 @@ def draw_validation(
     prediction_grid(samples, ground_truth["class_names"], path, score_threshold)
 
 
+def draw_training_batch(images: Sequence[Tensor] | Tensor, targets: Sequence[dict], class_names: Sequence[str]) -> Image.Image:
+    """The first images of a batch with their boxes, as the network sees them: the look that finds wrong labels.
+
+    Args:
+        images: [3, H, W] each, uint8 0..255 or float 0..1; at most the first 16 are shown.
+        targets: "boxes" [M, 4] xyxy pixels of the image and "labels" [M] of each.
+        class_names: without background.
+    """
+    samples = [{"image": image, "target": target} for image, target in zip(images, targets)]
+    tiles = [_tile(sample, "target", class_names, 0) for sample in samples[: COLUMNS * COLUMNS]]
+    rows = [tiles[i : i + COLUMNS] for i in range(0, len(tiles), COLUMNS)]
+    side = TILE + GAP
+    sheet = Image.new("RGB", (side * max(1, len(tiles[:COLUMNS])) + GAP, side * max(1, len(rows)) + GAP), "white")
+    for y, row in enumerate(rows):
+        for x, tile in enumerate(row):
+            sheet.paste(tile, (GAP + side * x + (TILE - tile.width) // 2, GAP + side * y + (TILE - tile.height) // 2))
+    return sheet
+
+
 def prediction_grid(
     samples: Sequence[dict],
     class_names: Sequence[str],

@@ -26,6 +26,7 @@ from importlib import metadata
 from pathlib import Path
 
 import torch
+from PIL import Image
 
 from train_utils.checkpoint import damaged_entry, plain, save_checkpoint
 from train_utils.coco_eval import STAT_NAMES
@@ -54,6 +55,7 @@ class RunFolder:
         plot_functions: `plot_curve`'s (plot_loss_and_lr, plot_map), called after every row.
         keep_last: how many `model_<epoch>.pth` to keep, beside `last.pth` and `best.pth`.
         unfreeze_epoch: first epoch of the second stage, marked in the curves.
+        keep_every: keep `backup<epoch>.pth` of every N-th epoch but the first, for good; 0: none.
 
     Attributes:
         path: the folder.
@@ -71,11 +73,13 @@ class RunFolder:
         plot_functions: tuple[Callable, Callable] | None = None,
         keep_last: int = 0,
         unfreeze_epoch: int | None = None,
+        keep_every: int = 0,
     ):
         self.enabled = enabled
         self.plot_functions = plot_functions
         self.keep_last = keep_last
         self.unfreeze_epoch = unfreeze_epoch
+        self.keep_every = keep_every
         self.rows: list[dict] = []
         self.path = Path(output_dir)
         if enabled:
@@ -105,6 +109,15 @@ class RunFolder:
         """labels.txt: BACKGROUND, then one name per line, without a last line break, as jetson-inference reads it."""
         self._write("labels.txt", "\n".join(["BACKGROUND", *class_names]))
 
+    def write_cfg(self, text: str) -> None:
+        """model.cfg: the network as it is trained, in Darknet's words."""
+        self._write("model.cfg", text)
+
+    def save_picture(self, picture: Image.Image, name: str) -> None:
+        """Write a picture as `name`, which ends in .png or .jpg."""
+        if self.enabled:
+            picture.save(self.path / name)
+
     def write_metrics(self, metrics: dict) -> None:
         """metrics.json: the nested results (coco, voc07, voc12, per_class) of the last evaluation."""
         self._write_json("metrics.json", metrics)
@@ -114,7 +127,7 @@ class RunFolder:
 
         Args:
             row: "epoch", "mean_loss", "lr" and "stats" (the 12 COCO numbers, or None if the epoch was not evaluated);
-                further numbers ("loss_*", "val_loss", "seconds", "images_per_second", "memory_mb") become columns.
+                further numbers ("loss_*", "val_loss", "precision", "seconds", "memory_mb", ...) become columns.
         """
         self.rows.append(plain(row))
         if not self.enabled:
@@ -141,8 +154,8 @@ class RunFolder:
     def save(self, state: dict, epoch: int, is_best: bool = False) -> None:
         """Write `state`, with this run's rows as "rows", to last.pth and to the files that are due.
 
-        The file before is kept as last.prev.pth. best.pth (if `is_best`) and model_<epoch>.pth (if `keep_last`) are
-        hard links to the same data, where the file system has them.
+        The file before is kept as last.prev.pth. best.pth (if `is_best`), model_<epoch>.pth (if `keep_last`) and
+        backup<epoch>.pth (if `keep_every`) are hard links to the same data, where the file system has them.
         """
         if not self.enabled:
             return
@@ -155,6 +168,8 @@ class RunFolder:
         if self.keep_last > 0:
             _duplicate(last, self.path / f"model_{epoch}.pth")
             self._prune(epoch)
+        if self.keep_every > 0 and epoch > 0 and epoch % self.keep_every == 0:
+            _duplicate(last, self.path / f"backup{epoch}.pth")
 
     def save_weights(self, state_dict: dict, name: str) -> None:
         """Write a bare state dict as `name`, for weights that other programs are to read."""
