@@ -71,9 +71,10 @@ from train_utils.distributed_utils import (
 )
 from train_utils.ema import ModelEma
 from train_utils.errors import InputError, one_sentence_errors
-from train_utils.flag_checks import check_pairs, check_ranges, flag
+from train_utils.flag_checks import check_num_classes, check_pairs, check_ranges, flag
 from train_utils.freeze import freeze
 from train_utils.legacy_flags import SSD, flags_in, has_jetson_flags, modernise
+from train_utils.loaders import evaluation_loader, make_loader
 from train_utils.lr_schedule import LRSchedule
 from train_utils.metric_logger import MetricLogger
 from train_utils.presets import describe_preset, given_flags, parse_with_preset
@@ -82,12 +83,13 @@ from train_utils.resume import (
     check_resume,
     find_resume_path,
     merge_model_args,
+    open_run,
     restore_best,
     restore_optimizer,
     training_state,
 )
 from train_utils.run_folder import RunFolder
-from train_utils.samplers import TrainBatchSampler, collate_fn, evaluation_batches
+from train_utils.samplers import TrainBatchSampler
 from train_utils.train_eval_utils import (
     evaluate_fully,
     label_map,
@@ -379,17 +381,6 @@ def open_data(args: argparse.Namespace):
     return TrainingSamples(train_set, seed=args.seed), val_set
 
 
-def check_num_classes(num_classes: int | None, class_names: list[str], dataset: str) -> None:
-    """Compare the user's idea of the number of classes with the data's; COCO's customary 90 is accepted."""
-    if num_classes is None or num_classes == len(class_names):
-        return
-    if dataset == "coco" and num_classes == 90:
-        say(f"--num-classes 90 counts COCO's ids; the data has {len(class_names)} classes, mapped to 1..{len(class_names)}")
-        return
-    raise InputError(f"--num-classes {num_classes}, but the data has {len(class_names)}: {', '.join(class_names)}; "
-                     "leave the flag out, or fix --classes")
-
-
 def make_train_loader(args: argparse.Namespace, train_set, model: nn.Module, device: torch.device) -> DataLoader:
     """This process's share of the training data, in seeded batches of augmented images of the network's own size.
 
@@ -402,20 +393,7 @@ def make_train_loader(args: argparse.Namespace, train_set, model: nn.Module, dev
                          f"cell, which need {smallest} images at once: raise --batch-size")
     train_set.transform = RECIPES[args.augmentation](model.resolution, model.transform.image_mean, args.hflip)
     sampler = TrainBatchSampler(len(train_set), args.batch_size, None, args.seed, args.rank, args.world_size, smallest)
-    return make_loader(args, train_set, sampler, device)
-
-
-def make_val_loader(args: argparse.Namespace, val_set, padded_size, device: torch.device) -> DataLoader:
-    """This process's share of the validation data, in batches of one padded size each."""
-    sizes = [padded_size(*val_set.get_height_and_width(i)) for i in range(len(val_set))]
-    batches = evaluation_batches(sizes, args.eval_batch_size or args.batch_size, args.rank, args.world_size)
-    return make_loader(args, val_set, batches, device)
-
-
-def make_loader(args: argparse.Namespace, data, batches, device: torch.device) -> DataLoader:
-    """A loader that keeps its workers from epoch to epoch."""
-    return DataLoader(data, batch_sampler=batches, collate_fn=collate_fn, num_workers=args.workers,
-                      pin_memory=device.type == "cuda", persistent_workers=args.workers > 0)
+    return make_loader(train_set, sampler, device, args.workers)
 
 
 @dataclass
@@ -474,6 +452,9 @@ def resolve_model_args(args: argparse.Namespace, start: Start | None) -> dict:
     values = {"net": args.net, **net_settings(args.net), "resolution": resolution}
     if args.net == "mb2-ssd-lite":
         values["mb2_width_mult"] = args.mb2_width_mult
+        width = known.get("mb2_width_mult", args.mb2_width_mult)
+        if args.mb2_width_mult not in (1.0, width):
+            raise InputError(f"--mb2-width-mult {args.mb2_width_mult}, but {args.weights} has {width}: leave the flag out")
     if args.net == "ssdlite320-mobilenet-v3-large":  # as torchvision: its ImageNet weights need the tail they were made with
         values["reduced_tail"] = args.weights_backbone == "none"
     thresholds = {"score_thresh": args.box_score_thresh, "nms_thresh": args.box_nms_thresh,
@@ -580,20 +561,6 @@ def continue_settings(
     return model_args
 
 
-def open_run_folder(args: argparse.Namespace, resume_path: Path | None, class_names: list[str]) -> RunFolder:
-    """A fresh folder for a new run; a run that goes on stays in its checkpoint's, unless `--output-dir` says otherwise."""
-    folder = Path(args.output_dir or DEFAULT_OUTPUT)
-    if resume_path and (args.resume == "auto" or not args.output_dir):
-        folder = resume_path.parent
-    goes_on = resume_path is not None and folder.resolve() == resume_path.parent.resolve()
-    run = RunFolder(folder, resume=goes_on, enabled=is_main_process(), plot_functions=(plot_loss_and_lr, plot_map),
-                    keep_last=args.keep_last, unfreeze_epoch=args.freeze_epochs or None)
-    run.write_args(vars(args))
-    run.write_classes(class_names)
-    say(f"run folder: {run.path}")
-    return run
-
-
 def report_jetson(args: argparse.Namespace, run: RunFolder, model: nn.Module, epoch: int, losses: dict, metrics: dict) -> None:
     """What jetson-inference's script says and saves at a validation."""
     jetson.log_losses(epoch, "Validation", losses)
@@ -641,7 +608,8 @@ def main(args: argparse.Namespace) -> None:
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model) if args.sync_bn else model
         sync_normalizers(model)
     model.to(device)
-    val_loader = make_val_loader(args, val_set, model.transform.padded_size, device)
+    val_loader = evaluation_loader(val_set, model.transform.padded_size, args.eval_batch_size or args.batch_size, device,
+                                   args.workers)
     train_loader = val_loader if args.test_only else make_train_loader(args, train_set, model, device)
 
     # 4. optimiser and schedule
@@ -675,7 +643,8 @@ def main(args: argparse.Namespace) -> None:
         return
 
     # 7. train
-    run = open_run_folder(args, resume_path, class_names)
+    run = open_run(vars(args), DEFAULT_OUTPUT, resume_path, class_names, plot_functions=(plot_loss_and_lr, plot_map),
+                   keep_last=args.keep_last, unfreeze_epoch=args.freeze_epochs or None)
     run.rows = rows
     if args.jetson:
         jetson.save_labels(run, class_names)

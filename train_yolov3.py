@@ -58,12 +58,13 @@ from train_utils.draw import draw_training_batch
 from train_utils.ema import ModelEma
 from train_utils.errors import InputError, one_sentence_errors
 from train_utils.evolve import append_trial, best_trial, mutate, read_trials, trial_generator
-from train_utils.flag_checks import check_pairs, check_ranges, flag
+from train_utils.flag_checks import check_num_classes, check_pairs, check_ranges, flag
 from train_utils.freeze import freeze, unfreeze
 from train_utils.group_by_aspect_ratio import create_aspect_ratio_groups
 from train_utils.hyp import read_hyp, write_hyp
 from train_utils.legacy_flags import modernise
 from train_utils.legacy_yolo import YOLO, has_yolo_2019_flags
+from train_utils.loaders import evaluation_loader, make_loader
 from train_utils.lr_schedule import LRSchedule
 from train_utils.metric_logger import MetricLogger
 from train_utils.precision_recall import format_line, precision_recall
@@ -73,12 +74,13 @@ from train_utils.resume import (
     check_resume,
     find_resume_path,
     merge_model_args,
+    open_run,
     restore_best,
     restore_optimizer,
     training_state,
 )
 from train_utils.run_folder import RunFolder
-from train_utils.samplers import TrainBatchSampler, collate_fn, evaluation_batches
+from train_utils.samplers import TrainBatchSampler
 from train_utils.train_eval_utils import (
     evaluate_fully,
     label_map,
@@ -411,17 +413,6 @@ def open_data(args: argparse.Namespace):
     return TrainingSamples(CachedImages(train_set) if args.cache_images else train_set, seed=args.seed), val_set
 
 
-def check_num_classes(num_classes: int | None, class_names: list[str], dataset: str) -> None:
-    """Compare the user's idea of the number of classes with the data's; COCO's customary 90 is accepted."""
-    if num_classes is None or num_classes == len(class_names):
-        return
-    if dataset == "coco" and num_classes == 90:
-        say(f"--num-classes 90 counts COCO's ids; the data has {len(class_names)} classes, mapped to 1..{len(class_names)}")
-        return
-    raise InputError(f"--num-classes {num_classes}, but the data has {len(class_names)}: {', '.join(class_names)}; "
-                     "leave the flag out, or fix --classes")
-
-
 def make_train_loader(args: argparse.Namespace, train_set: TrainingSamples, size: int, device: torch.device) -> DataLoader:
     """This process's share of the training data, in seeded batches of augmented images with a long side of `size` pixels."""
     hyp = args.hyperparameters
@@ -434,20 +425,7 @@ def make_train_loader(args: argparse.Namespace, train_set: TrainingSamples, size
         train_set.transform = plain_recipe(args.hflip)
     groups = create_aspect_ratio_groups(train_set, 3) if args.rect else None
     sampler = TrainBatchSampler(len(train_set), args.batch_size, groups, args.seed, args.rank, args.world_size)
-    return make_loader(args, train_set, sampler, device)
-
-
-def make_val_loader(args: argparse.Namespace, val_set, padded_size, device: torch.device) -> DataLoader:
-    """This process's share of the validation data, in batches of one padded size each."""
-    sizes = [padded_size(*val_set.get_height_and_width(i)) for i in range(len(val_set))]
-    batches = evaluation_batches(sizes, args.eval_batch_size or args.batch_size, args.rank, args.world_size)
-    return make_loader(args, val_set, batches, device)
-
-
-def make_loader(args: argparse.Namespace, data, batches, device: torch.device) -> DataLoader:
-    """A loader that keeps its workers from epoch to epoch."""
-    return DataLoader(data, batch_sampler=batches, collate_fn=collate_fn, num_workers=args.workers,
-                      pin_memory=device.type == "cuda", persistent_workers=args.workers > 0)
+    return make_loader(train_set, sampler, device, args.workers)
 
 
 def find_cfg(path: str) -> Path:
@@ -684,20 +662,6 @@ def continue_settings(
     return model_args
 
 
-def open_run_folder(args: argparse.Namespace, resume_path: Path | None, class_names: list[str]) -> RunFolder:
-    """A fresh folder for a new run; a run that goes on stays in its checkpoint's, unless `--output-dir` says otherwise."""
-    folder = Path(args.output_dir or DEFAULT_OUTPUT)
-    if resume_path and (args.resume == "auto" or not args.output_dir):
-        folder = resume_path.parent
-    goes_on = resume_path is not None and folder.resolve() == resume_path.parent.resolve()
-    run = RunFolder(folder, resume=goes_on, enabled=is_main_process(), plot_functions=(plot_loss_and_lr, plot_map),
-                    keep_last=args.keep_last, unfreeze_epoch=args.freeze_epochs or None, keep_every=args.backup_every)
-    run.write_args(vars(args))
-    run.write_classes(class_names)
-    say(f"run folder: {run.path}")
-    return run
-
-
 def draw_first_batch(run: RunFolder, train_loader: DataLoader, class_names: list[str]) -> None:
     """train_batch0.jpg: the first images to train on, as the network sees them, with their boxes."""
     samples = [train_loader.dataset[key] for key in next(iter(train_loader.batch_sampler))]
@@ -727,8 +691,9 @@ def main(args: argparse.Namespace) -> dict | None:
     # 3. model
     start = None if checkpoint else read_start(args)
     class_names = train_set.class_names
-    if args.test_only and start and start.class_names:
-        class_names = translate_old_names(start.class_names, class_names)
+    if start and start.class_names:
+        start.class_names = translate_old_names(start.class_names, class_names)
+        class_names = start.class_names if args.test_only else class_names
     model_args = resolve_model_args(args, start, train_set, class_names)
     if checkpoint:
         model_args = continue_settings(args, checkpoint, resume_path, class_names, model_args)
@@ -740,7 +705,8 @@ def main(args: argparse.Namespace) -> dict | None:
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model) if args.sync_bn else model
         sync_normalizers(model)
     model.to(device)
-    val_loader = make_val_loader(args, val_set, model.transform.padded_size, device)
+    val_loader = evaluation_loader(val_set, model.transform.padded_size, args.eval_batch_size or args.batch_size, device,
+                                   args.workers)
     largest = max(model_args["multi_scale"] or [model_args["img_size"]])
     train_loader = val_loader if args.test_only else make_train_loader(args, train_set, largest, device)
 
@@ -775,7 +741,8 @@ def main(args: argparse.Namespace) -> dict | None:
         return None
 
     # 7. train
-    run = open_run_folder(args, resume_path, class_names)
+    run = open_run(vars(args), DEFAULT_OUTPUT, resume_path, class_names, plot_functions=(plot_loss_and_lr, plot_map),
+                   keep_last=args.keep_last, unfreeze_epoch=args.freeze_epochs or None, keep_every=args.backup_every)
     run.rows = rows
     run.write_cfg(model_args["cfg"])
     if checkpoint and is_main_process():

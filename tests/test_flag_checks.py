@@ -3,7 +3,7 @@
 import pytest
 
 from train_utils.errors import InputError
-from train_utils.flag_checks import check_pairs, check_ranges
+from train_utils.flag_checks import check_num_classes, check_pairs, check_ranges
 
 
 def test_numbers_in_range_and_none_pass():
@@ -30,3 +30,14 @@ def test_pairs():
     check_pairs({"a": "x", "b": "y", "c": None, "d": None}, [("a", "b"), ("c", "d")])
     with pytest.raises(InputError, match="--train-json and --train-images belong together: give both"):
         check_pairs({"train_json": "x", "train_images": None}, [("train_json", "train_images")])
+
+
+def test_the_number_of_classes_is_checked_against_the_data(capsys):
+    check_num_classes(None, ["a", "b"], "voc")
+    check_num_classes(2, ["a", "b"], "voc")
+    with pytest.raises(InputError, match="--num-classes 3, but the data has 2: a, b; leave the flag out"):
+        check_num_classes(3, ["a", "b"], "voc")
+    check_num_classes(90, ["a"] * 80, "coco")
+    assert "mapped to 1..80" in capsys.readouterr().out
+    with pytest.raises(InputError):
+        check_num_classes(90, ["a"] * 80, "voc")

@@ -141,6 +141,9 @@ def test_bad_input_ends_in_one_sentence(run, shapes, tmp_path, capsys):
     torch.save(script.create_model({"net": "mb1-ssd"}, ["a"] * 20).state_dict(), mb1)
     message = expect_one_sentence(script, capsys, "mb1-ssd", *base, "--weights", mb1)
     assert "--net mb1-ssd" in message
+    torch.save(script.create_model({"net": "mb2-ssd-lite", "mb2_width_mult": 0.5}, ["a"]).state_dict(), mb1)
+    expect_one_sentence(script, capsys, "has 0.5: leave the flag out", *base, "--net", "mb2-ssd-lite", "--resolution", "300",
+                        "--mb2-width-mult", "0.75", "--weights", mb1)
     torch.save({"fc.weight": torch.zeros(3)}, mb1)
     expect_one_sentence(script, capsys, "image classifier", *base, "--weights", mb1)
     torch.save({"model": {"roi_heads.box_head.fc6.weight": torch.zeros(3)}, "model_args": {"backbone": "x"}, "class_names": ["a"],

@@ -220,6 +220,17 @@ def test_a_bare_weights_file_is_tested_and_predicts(darknet_file, run, shapes, t
         predict.main(predict.parse_args(["random.weights", str(image)]))
 
 
+def test_old_names_of_coco_are_the_same_classes(darknet_file, run, tmp_path, capsys):
+    data = make_yolo(tmp_path / "mine", images=4)
+    (data.parent / "obj.names").write_text("motorcycle\nsofa\n")
+    (tmp_path / "three.names").write_text("motorbike\ncouch\nother\n")
+    words = ["--data-path", data, "--cfg", "small.cfg", "--weights", "random.weights", "--names", "three.names"]
+    run("--test-only", *words)
+    assert len(metric_lines(capsys)) == 13
+    run("--epochs", 1, *words)
+    assert "classes kept: motorcycle, sofa, new: none" in capsys.readouterr().out
+
+
 def test_a_base_is_cut_out_of_any_file(darknet_file, run, tmp_path, capsys):
     cut = write_weights(darknet_file.state_dict(), darknet_file, layers=BASE)
     (tmp_path / "small.conv.9").write_bytes(cut)

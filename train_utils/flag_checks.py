@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 
+from train_utils.distributed_utils import say
 from train_utils.errors import InputError
 
 
@@ -46,3 +47,18 @@ def check_pairs(settings: Mapping, pairs: Iterable[tuple[str, str]]) -> None:
     for one, other in pairs:
         if bool(settings[one]) != bool(settings[other]):
             raise InputError(f"{flag(one)} and {flag(other)} belong together: give both")
+
+
+def check_num_classes(num_classes: int | None, class_names: list[str], dataset: str) -> None:
+    """Compare the user's idea of the number of classes with the data's; COCO's customary 90 is accepted.
+
+    Raises:
+        InputError: they differ; the message has the classes.
+    """
+    if num_classes is None or num_classes == len(class_names):
+        return
+    if dataset == "coco" and num_classes == 90:
+        say(f"--num-classes 90 counts COCO's ids; the data has {len(class_names)} classes, mapped to 1..{len(class_names)}")
+        return
+    raise InputError(f"--num-classes {num_classes}, but the data has {len(class_names)}: {', '.join(class_names)}; "
+                     "leave the flag out, or fix --classes")

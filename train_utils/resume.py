@@ -1,15 +1,16 @@
 """What a run saves to go on later, and what must fit when it does."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
 
 from train_utils.checkpoint import load_checkpoint, save_checkpoint
-from train_utils.distributed_utils import broadcast_object, is_main_process
+from train_utils.distributed_utils import broadcast_object, is_main_process, say
 from train_utils.errors import InputError
 from train_utils.rebuild import script_hash
-from train_utils.run_folder import find_resume
+from train_utils.run_folder import RunFolder, find_resume
 
 # settings that may differ between a run and its continuation without a word
 VOLATILE = {
@@ -29,6 +30,25 @@ def find_resume_path(resume: str | None, output_dir: str) -> Path | None:
     if resume != "auto":
         return Path(resume) if resume else None
     return broadcast_object(find_resume(output_dir) if is_main_process() else None)
+
+
+def open_run(settings: dict, default: str, resume_path: Path | None, class_names: list[str], **options: Any) -> RunFolder:
+    """A fresh folder for a new run; a run that goes on stays in its checkpoint's, unless `--output-dir` says otherwise.
+
+    Args:
+        settings: the script's flags, `vars(args)`; "output_dir" and "resume" decide.
+        default: the folder where no `--output-dir` is given.
+        options: of `RunFolder`.
+    """
+    folder = Path(settings["output_dir"] or default)
+    if resume_path and (settings["resume"] == "auto" or not settings["output_dir"]):
+        folder = resume_path.parent
+    goes_on = resume_path is not None and folder.resolve() == resume_path.parent.resolve()
+    run = RunFolder(folder, resume=goes_on, enabled=is_main_process(), **options)
+    run.write_args(settings)
+    run.write_classes(class_names)
+    say(f"run folder: {run.path}")
+    return run
 
 
 def training_state(
