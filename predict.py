@@ -28,7 +28,9 @@ import datasets
 import network_files
 from datasets.class_names import PLACEHOLDER, VOC_CLASS_FILE, read_class_file
 from datasets.image_io import UnreadableImage, read_image
+from datasets.yolo_txt import coco_category_ids
 from network_files import faster_rcnn_weights, ssd_weights
+from network_files.darknet_weights import is_darknet
 from network_files.faster_rcnn_weights import PublishedWeights, load_detector_weights
 from network_files.ssd_nets import build_ssd
 from network_files.ssd_weights import PublishedSSD, identify, load_ssd_weights
@@ -110,7 +112,7 @@ Loaded = tuple[nn.Module, list[str], list[int]]  # model in evaluation mode, cla
 def load_model(args: argparse.Namespace) -> Loaded:
     """The model of a checkpoint of ours, of a published detector by name or file, or of an SSD file of another project."""
     path = Path(args.weights)
-    if path.suffix == ".weights":
+    if path.suffix == ".weights" or path.is_file() and is_darknet_file(path):
         return load_foreign_yolo(path, args)
     is_file = path.is_file() or path.suffix in (".pth", ".pt")
     entry = find_published(path.name if is_file else args.weights, is_file)
@@ -176,6 +178,12 @@ def load_foreign_ssd(file: dict, args: argparse.Namespace) -> Loaded:
     return model.eval(), class_names, category_ids
 
 
+def is_darknet_file(path: Path) -> bool:
+    """Whether a file is one of Darknet's, by its first bytes."""
+    with open(path, "rb") as file:
+        return is_darknet(file.read(16))
+
+
 def load_foreign_yolo(path: Path, args: argparse.Namespace) -> Loaded:
     """From Darknet's `.weights` or a `.pt` of another trainer, which say neither network nor class names.
 
@@ -184,6 +192,8 @@ def load_foreign_yolo(path: Path, args: argparse.Namespace) -> Loaded:
     """
     if args.cfg is None:
         raise InputError(f"{path} does not say which network it belongs to: give its Darknet cfg with --cfg, e.g. cfg/yolov3.cfg")
+    if not path.is_file():
+        raise InputError(f"{path}: no such weights file")
     script = import_script(find_script("train_yolov3"))
     cfg = script.find_cfg(args.cfg)
     start = script.read_foreign_file(path, cfg)
@@ -211,7 +221,7 @@ def name_classes(count: int, labels: str | None) -> tuple[list[str], list[int], 
         if len(names) != count:
             raise InputError(f"{labels} names {len(names)} classes (without background), the weights have {count}: "
                              "give the labels.txt of these weights")
-        return names, ids, f"names from {labels}"
+        return names, coco_category_ids(names) or ids, f"names from {labels}"
     coco = ssd_weights.PUBLISHED["ssd300_vgg16"].class_names
     used = [number for number, name in enumerate(coco, start=1) if name != PLACEHOLDER]
     if count == 20:

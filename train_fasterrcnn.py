@@ -139,10 +139,11 @@ def get_args_parser() -> argparse.ArgumentParser:
 
     model = parser.add_argument_group("model")
     model.add_argument("--backbone", choices=sorted(BACKBONES), default="resnet50_fpn", help="the network under the detector")
-    model.add_argument("--weights", help="start from a detector: a published name, DEFAULT for the one of this architecture, "
-                       "or a local file, also of other projects")
+    model.add_argument("--weights", help="start from a detector: a local file, also of other projects, or, where there "
+                       "are such, a published name, DEFAULT for the one of this architecture")
     model.add_argument("--weights-backbone", default="IMAGENET1K_V1",
-                       help="ImageNet weights of the backbone: a torchvision name, a local file, or none")
+                       help="weights of the backbone alone: a local file, a torchvision name (ImageNet) where it has the "
+                       "network, or none")
     model.add_argument("--trainable-backbone-layers", type=int, metavar="N",
                        help="stages of the backbone that learn, counted from its end; default by backbone")
     model.add_argument("--norm", choices=["frozen_bn", "bn"],

@@ -177,10 +177,11 @@ def get_args_parser() -> argparse.ArgumentParser:
     model = parser.add_argument_group("model")
     model.add_argument("--net", choices=sorted(NETS), default="ssd300-resnet50", help="base network, sources and heads")
     model.add_argument("--resolution", type=int, metavar="PX", help="side of the square network input; default by net")
-    model.add_argument("--weights", help="start from a detector: a published name, DEFAULT for the one of this architecture, "
-                       "or a local file, also of other projects")
+    model.add_argument("--weights", help="start from a detector: a local file, also of other projects, or, where there "
+                       "are such, a published name, DEFAULT for the one of this architecture")
     model.add_argument("--weights-backbone",
-                       help="ImageNet weights of the backbone: a torchvision name, a local file, or none")
+                       help="weights of the backbone alone: a local file, a torchvision name (ImageNet) where it has the "
+                       "network, or none")
     model.add_argument("--trainable-backbone-layers", type=int, metavar="N",
                        help="stages of the backbone that learn, counted from its end; default by backbone")
     model.add_argument("--box-score-thresh", type=float, help="drop detections below this score")

@@ -42,9 +42,10 @@ from datasets.samples import TrainingSamples
 from datasets.yolo_augmentation import plain_recipe, yolo_recipe
 from network_files.darknet import Darknet, base_layers, head_convolutions
 from network_files.darknet_cfg import set_anchors, set_num_classes
-from network_files.darknet_weights import classes_by_size, read_weights
+from network_files.darknet_weights import classes_by_size, is_darknet, read_weights
 from network_files.state_dicts import detector_family, unwrap
-from network_files.yolo_checkpoints import count_classes, identify, load_yolo_weights, rename_to_ours
+from network_files.yolo_checkpoints import count_classes, load_yolo_weights, norm_settings, rename_to_ours
+from network_files.yolo_loss import YoloLoss
 from network_files.yolov3 import YOLOv3
 from plot_curve import plot_evolution, plot_loss_and_lr, plot_map
 from train_utils.bad_samples import BadSamples
@@ -56,8 +57,8 @@ from train_utils.device import choose_amp, choose_device, make_repeatable
 from train_utils.distributed_utils import init_distributed_mode, is_main_process, say, shut_down, sync_normalizers
 from train_utils.draw import draw_training_batch
 from train_utils.ema import ModelEma
-from train_utils.errors import InputError, one_sentence_errors
-from train_utils.evolve import append_trial, best_trial, mutate, read_trials, trial_generator
+from train_utils.errors import InputError, LossNotFinite, one_sentence_errors
+from train_utils.evolve import append_trial, best_trial, check_settings, mutate, read_trials, trial_generator
 from train_utils.flag_checks import check_num_classes, check_pairs, check_ranges, flag
 from train_utils.freeze import freeze, unfreeze
 from train_utils.group_by_aspect_ratio import create_aspect_ratio_groups
@@ -92,7 +93,6 @@ SCRIPT = Path(__file__).stem
 DEFAULT_OUTPUT = f"runs/{SCRIPT.removeprefix('train_')}"
 USER_ERRORS = (network_files.InputError, datasets.InputError)  # told in one sentence, exit code 2
 DEFAULT_CFG = "cfg/yolov3.cfg"
-NORM_2020 = {"norm_eps": 1e-4, "norm_momentum": 0.03}  # of the BatchNorm in the `.pt` files of the trainers after 2019
 UPLOADED = ("last.pth", "best.pth", "results.txt", "results.csv", "loss_and_lr.png", "mAP.png")  # by --bucket
 
 # The 2019 trainer's values for SGD with batches of 64; `--hyp FILE` and the flags of the same meaning go before them.
@@ -135,8 +135,12 @@ TRAINER_2019 = {
     "norm_weight_decay": HYP["weight_decay"],
     "workers": 4,
     "val_loss": True,
+    "best_metric": "AP50",
+    "box_nms_thresh": 0.5,
     "backup_every": 10,
 }
+# What may differ between two calls of one evolution.
+NOT_OF_EVOLUTION = {"evolve", "bucket", "output_dir", "notes", "workers", "print_freq", "device"}
 DATA_2019 = Path("data/coco_64img.data")
 START_2019 = {"transfer": "weights/yolov3-spp.pt", "tiny": "weights/yolov3-tiny.conv.15", "other": "weights/darknet53.conv.74"}
 
@@ -184,11 +188,11 @@ def get_args_parser() -> argparse.ArgumentParser:
     model.add_argument("--img-size", type=int, nargs="+", metavar="PX",
                        help="long side of the network input: one for all, or smallest and largest in training, or these and the "
                        "one for evaluation; default by cfg")
-    model.add_argument("--resize", choices=["letterbox", "stretch"], default="letterbox",
-                       help="how an image becomes the network input: with grey borders, or out of proportion")
+    model.add_argument("--resize", choices=["letterbox", "stretch"],
+                       help="how an image becomes the network input: with grey borders (default), or out of proportion")
     model.add_argument("--multi-scale", action=on_off, default=False,
                        help="draw the size of each training batch between 2/3 and 3/2 of --img-size")
-    model.add_argument("--rect", action=on_off, default=False, help="batches of similar shape, without borders to a square")
+    model.add_argument("--rect", action=on_off, help="batches of similar shape, without borders to a square")
     model.add_argument("--anchors", choices=["cfg", "auto"], default="cfg",
                        help="auto: anchors that fit the training data, by k-means and mutation")
     model.add_argument("--loss", choices=["giou", "xywh", "darknet"], default="giou",
@@ -196,11 +200,12 @@ def get_args_parser() -> argparse.ArgumentParser:
     model.add_argument("--xywh", dest="loss", action="store_const", const="xywh", help="the same as --loss xywh")
     model.add_argument("--class-weights", action=on_off, default=False, help="rare classes count more in the loss")
     model.add_argument("--label-smoothing", type=float, metavar="EPS", help="class targets are 1 - EPS/2 and EPS/2")
-    model.add_argument("--weights", help="start from a detector: a published name, DEFAULT for the one of this architecture, "
-                       "or a local file, also of other projects")
+    model.add_argument("--weights", help="start from a detector: a local file, also of other projects, or, where there "
+                       "are such, a published name, DEFAULT for the one of this architecture")
     model.add_argument("--names", help="class names of --weights, a name per line, if that file has none")
     model.add_argument("--weights-backbone", default="none",
-                       help="ImageNet weights of the backbone: a torchvision name, a local file, or none")
+                       help="weights of the backbone alone: a local file, a torchvision name (ImageNet) where it has the "
+                       "network, or none")
     model.add_argument("--transfer", nargs="?", const="", metavar="FILE",
                        help="start from FILE, or --weights, and train nothing but the last convolution of each head")
     model.add_argument("--freeze-layers", type=int, nargs="?", const=-1, metavar="N",
@@ -287,7 +292,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         kind = guess_kind(args.data_path or args.val_data_path, args.train_json or args.val_json)
     parser.set_defaults(data_path=args.data_path or (["data/shapes"] if kind == "shapes" else None))
     preset = dict(TRAINER_2019) if like_2019 else dict(QUICK_START) if kind == "shapes" else {}
-    if args.weights and not like_2019:
+    if (args.weights or args.resume) and not like_2019:
         preset.pop("cfg", None)  # the file may bring its own
     args, used = parse_with_preset(parser, words, preset, together=() if like_2019 else OPTIMISER_FLAGS)
     if used:
@@ -296,6 +301,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     if like_2019:
         notes += follow_2019(args)
     if args.transfer is not None:
+        if args.transfer and args.weights:
+            raise InputError("--transfer FILE and --weights name two files to start from: give one of them")
         args.weights, args.freeze_layers = args.transfer or args.weights, -1
     set_hyperparameters(args)
     notes += [f"{flag(name)} has no effect with {why}" for name, why in idle_flags(args) if name in given]
@@ -307,7 +314,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 def follow_2019(args: argparse.Namespace) -> list[str]:
     """The files that the 2019 trainer starts from, if they are there: it fetched them, which is left to the user here."""
-    if args.resume or args.weights or args.transfer or args.weights_backbone != "none":
+    if args.resume not in (None, "auto") or args.weights or args.transfer or args.weights_backbone != "none":
         return []
     is_tiny = args.cfg.endswith("-tiny.cfg")
     start = START_2019["transfer" if args.transfer is not None else "tiny" if is_tiny else "other"]
@@ -342,7 +349,6 @@ def idle_flags(args: argparse.Namespace) -> list[tuple[str, str]]:
         "momentum": args.opt == "adamw" and "--opt adamw",
         "weights_backbone": args.weights and "--weights",
         "names": not args.weights and "no --weights",
-        "class_weights": args.loss == "darknet" and "--loss darknet",
         "unfreeze_lr": not args.freeze_epochs and "--freeze-epochs 0",
         "eval_every": args.notest and "--notest",
     }
@@ -376,6 +382,8 @@ def check_args(args: argparse.Namespace) -> None:
         raise InputError(f"--sync-bn needs CUDA devices, this is {args.device}: leave it out")
     if args.freeze_epochs >= args.epochs and args.freeze_epochs:
         raise InputError(f"--freeze-epochs {args.freeze_epochs} must be below --epochs {args.epochs}")
+    if args.freeze_layers is not None and args.freeze_layers < -1:
+        raise InputError(f"--freeze-layers counts layers from 0 on, not {args.freeze_layers}")
     if args.resume not in (None, "auto") and args.weights:
         raise InputError("--weights starts a new run and --resume continues one: give one of them")
     if args.rect and args.resize == "stretch":
@@ -391,6 +399,14 @@ def check_args(args: argparse.Namespace) -> None:
                          "(--val-data-path), or a .data file that names both")
     pairs = [("train_json", "train_images"), ("val_json", "val_images")]
     check_pairs(vars(args), pairs if args.test_only else [*pairs, ("train_json", "val_json")])
+    for name in ("weights", "weights_backbone"):
+        value = getattr(args, name)
+        if value not in (None, "none") and not Path(value).is_file():
+            raise InputError(f"{flag(name)} {value}: no such file; this script takes files: Darknet's (from https://pjreddie.com/"
+                             "media/files/), a .pt of another trainer, or a checkpoint")
+    find_cfg(args.cfg or DEFAULT_CFG)
+    yolo_recipe(32, args.hyperparameters)
+    YoloLoss(args.loss, **{name: args.hyperparameters[name] for name in LOSS_HYP})
 
 
 def open_data(args: argparse.Namespace):
@@ -413,17 +429,24 @@ def open_data(args: argparse.Namespace):
     return TrainingSamples(CachedImages(train_set) if args.cache_images else train_set, seed=args.seed), val_set
 
 
-def make_train_loader(args: argparse.Namespace, train_set: TrainingSamples, size: int, device: torch.device) -> DataLoader:
-    """This process's share of the training data, in seeded batches of augmented images with a long side of `size` pixels."""
-    hyp = args.hyperparameters
-    keeps_shape = args.rect or args.resize == "stretch"  # the model brings the images to a common shape
+def make_train_loader(args: argparse.Namespace, train_set: TrainingSamples, model: YOLOv3, device: torch.device) -> DataLoader:
+    """This process's share of the training data, in seeded batches of augmented images of the largest training size."""
+    size = max(model.multi_scale or [max(model.transform.size)])
+    is_square = model.darknet.height == model.darknet.width
+    hyp = args.hyperparameters if args.jitter else dict.fromkeys(args.hyperparameters, 0.0)
     if args.mosaic:
+        if not is_square:
+            raise InputError("--mosaic makes squares, but the cfg's width and height differ: leave it out")
         train_set = Mosaic(train_set.dataset, size, hyp, probability=args.mosaic, hflip=args.hflip, seed=args.seed)
     elif args.jitter:
+        # Without a square of its own from here, the model brings each image to its input's shape.
+        keeps_shape = args.rect or args.resize == "stretch" or not is_square
         train_set.transform = yolo_recipe(size, hyp, hflip=args.hflip, rect=keeps_shape)
     else:
         train_set.transform = plain_recipe(args.hflip)
-    groups = create_aspect_ratio_groups(train_set, 3) if args.rect else None
+    groups = None
+    if args.rect and len(train_set) >= 2 * args.batch_size * args.world_size:  # groups have full batches only
+        groups = create_aspect_ratio_groups(train_set, 3)
     sampler = TrainBatchSampler(len(train_set), args.batch_size, groups, args.seed, args.rank, args.world_size)
     return make_loader(train_set, sampler, device, args.workers)
 
@@ -465,50 +488,49 @@ def read_start(args: argparse.Namespace) -> Start | None:
     if "cfg" not in file["model_args"]:
         family = detector_family(unwrap(file))
         raise InputError(f"{path} was written by {file.get('script')} and holds {family}: give --weights a YOLOv3")
+    if names:
+        say(f"--names has no effect: {path} has names of its own")
     averaged = (file.get("ema") or {}).get("model")
     return Start(averaged or unwrap(file), file["class_names"], file["model_args"])
 
 
 def is_darknet_file(path: Path) -> bool:
-    """Whether a name is one of Darknet's: yolov3.weights, darknet53.conv.74."""
-    return path.suffix == ".weights" or ".conv." in path.name
+    """Whether a file is one of Darknet's, by its first bytes."""
+    with open(path, "rb") as file:
+        return is_darknet(file.read(16))
 
 
 def read_foreign_file(path: Path, cfg: Path, names: list[str] | None = None) -> Start:
     """The tensors of a file that does not say its network, Darknet's or a `.pt` of another trainer, and the cfg with its classes.
 
     Raises:
-        FileNotFoundError: no such file.
         InputError: it does not fit the cfg.
     """
     text = cfg.read_text(encoding="utf-8", errors="replace")
-    if is_darknet_file(path):
-        if not path.is_file():
-            raise FileNotFoundError(f"{path}: no such file; Darknet's own are at https://pjreddie.com/media/files/{path.name}")
-        data = path.read_bytes()
-        count, norm = classes_by_size(data, text), {}
-    else:
-        state = unwrap(load_checkpoint(path))
-        count, norm = count_classes(state, outline(text)), NORM_2020 if identify(state) == "2020" else {}
+    if not is_darknet_file(path):
+        file = load_checkpoint(path)
+        state = unwrap(file)
+        count = count_classes(state, outline(text))
+        return Start(state, names, {"cfg": set_num_classes(text, count) if count else text, **norm_settings(file)})
+    data = path.read_bytes()
+    count = classes_by_size(data, text)
     text = set_num_classes(text, count) if count else text
-    if is_darknet_file(path):
-        try:
-            state = read_weights(data, outline(text)).state
-        except network_files.InputError as error:
-            raise InputError(f"{path} with {cfg}: {error}; name the cfg of these weights with --cfg") from error
-    return Start(state, names, {"cfg": text, **norm})
+    try:
+        return Start(read_weights(data, outline(text)).state, names, {"cfg": text})
+    except network_files.InputError as error:
+        raise InputError(f"{path} with {cfg}: {error}; name the cfg of these weights with --cfg") from error
 
 
-def training_sizes(args: argparse.Namespace, size: int) -> tuple[int, tuple[int, int] | None]:
-    """(largest size of the network input in training, range for multi-scale) from `--img-size` and that of the cfg."""
-    low, high = (args.img_size or [size])[0], (args.img_size or [size])[:2][-1]
+def training_range(args: argparse.Namespace, size: int) -> tuple[int, int] | None:
+    """(least, largest) size of the network input in training, None where it is that of evaluation; size: of the cfg."""
+    sizes = args.img_size or [size]
+    low, high = sizes[0], sizes[:2][-1]
     if args.multi_scale:
         low, high = round(low / 32 / 1.5) * 32, round(low / 32 * 1.5) * 32
-    evaluated = (args.img_size or [size])[-1]
-    return high, (low, high) if (low, high) != (evaluated, evaluated) else None
+    return (low, high) if (low, high) != (sizes[-1], sizes[-1]) else None
 
 
-def resolve_model_args(args: argparse.Namespace, start: Start | None, train_set, class_names: list[str]) -> dict:
+def resolve_model_args(args: argparse.Namespace, start: Start | None, class_names: list[str]) -> dict:
     """Every value that shapes the model, resolved; stored in the checkpoint and all that `create_model` sees.
 
     Weights to start from bring the cfg they were trained with, unless `--cfg` names another.
@@ -520,16 +542,13 @@ def resolve_model_args(args: argparse.Namespace, start: Start | None, train_set,
     text = set_num_classes(text, len(class_names))
     network = outline(text)
     size = known.get("img_size", max(network.width, network.height))
-    largest, multi_scale = training_sizes(args, size)
-    if args.anchors == "auto" and not args.test_only and not args.resume:
-        text = set_anchors(text, fit_anchors(args, train_set, network, largest))
     values = {
         "cfg": text,
         "img_size": (args.img_size or [size])[-1],
-        "multi_scale": multi_scale,
-        "resize": args.resize,
-        "rect": args.rect,
-        "loss": loss_settings(args, train_set),
+        "multi_scale": training_range(args, size),
+        "resize": args.resize or known.get("resize", "letterbox"),
+        "rect": known.get("rect", False) if args.rect is None else args.rect,
+        "loss": {"kind": args.loss, **{name: args.hyperparameters[name] for name in LOSS_HYP}},
         "score_thresh": 0.005 if args.box_score_thresh is None else args.box_score_thresh,
         "nms_thresh": 0.45 if args.box_nms_thresh is None else args.box_nms_thresh,
         "detections_per_img": 100 if args.box_detections is None else args.box_detections,
@@ -537,26 +556,24 @@ def resolve_model_args(args: argparse.Namespace, start: Start | None, train_set,
     return values | {name: known[name] for name in ("norm_eps", "norm_momentum") if name in known}
 
 
-def fit_anchors(args: argparse.Namespace, train_set, network: Darknet, size: int) -> list[tuple[float, float]]:
-    """Anchors for the boxes of the training set at the network's size, and a line on what they gain."""
-    own = np.array(network.heads[0].anchors)
-    sizes = box_sizes(train_set.ground_truth(), size, args.resize)
-    found = kmeans_anchors(sizes, len(own), seed=args.seed)
-    threshold = args.hyperparameters["iou_t"]
-    before, after = (anchor_recall(sizes, anchors, threshold) for anchors in (own, found))
-    say(f"anchors: boxes with an IoU above {threshold}: {before[0]:.1%} with the cfg's, {after[0]:.1%} with those of the data; "
-        f"mean best IoU {before[1]:.3f}, {after[1]:.3f}")
-    return [(float(width), float(height)) for width, height in found]
-
-
-def loss_settings(args: argparse.Namespace, train_set) -> dict:
-    """Keywords of `YoloLoss`."""
-    settings = {"kind": args.loss, **{name: args.hyperparameters[name] for name in LOSS_HYP}}
-    if args.class_weights and not args.test_only:
-        counts = np.bincount(train_set.ground_truth()["labels"] - 1, minlength=len(train_set.class_names))
-        weights = 1 / np.maximum(counts, 1)
-        settings["class_weights"] = (weights / weights.mean()).tolist()
-    return settings
+def fit_to_data(args: argparse.Namespace, model_args: dict, train_set) -> None:
+    """What of a new model comes from the training boxes: anchors (`--anchors auto`) and class weights (`--class-weights`)."""
+    truth = train_set.ground_truth()
+    if args.class_weights:
+        weights = 1 / np.maximum(np.bincount(truth["labels"] - 1, minlength=len(train_set.class_names)), 1)
+        model_args["loss"]["class_weights"] = (weights / weights.mean()).tolist()
+    if args.anchors == "auto":
+        network = outline(model_args["cfg"])
+        low, high = model_args["multi_scale"] or [model_args["img_size"]] * 2
+        shape = np.array([network.height, network.width]) / max(network.height, network.width)
+        sizes = np.concatenate([box_sizes(truth, tuple(np.rint(shape * side).astype(int)), model_args["resize"])
+                                for side in range(low, high + 1, 32)])  # each size that training draws
+        own = np.array(network.heads[0].anchors)
+        found = kmeans_anchors(sizes, len(own), seed=args.seed)
+        model_args["cfg"] = set_anchors(model_args["cfg"], found.tolist())
+        say(*(f"anchors: {share:.1%} of the boxes have one with an IoU above 0.5, mean best IoU {mean:.3f}: {whose}"
+              for whose, (share, mean) in (("the cfg's", anchor_recall(sizes, own, 0.5)),
+                                           ("fitted to the data", anchor_recall(sizes, found, 0.5)))))
 
 
 def create_model(model_args: dict, class_names: list[str]) -> nn.Module:
@@ -571,6 +588,8 @@ def load_start_weights(model: nn.Module, args: argparse.Namespace, start: Start 
     """The weights a new run starts from: a whole detector (`--weights`), or the base alone (`--weights-backbone`)."""
     if start:
         done = load_yolo_weights(model.darknet, start.state, class_names=class_names, source_names=start.class_names)
+        if start.class_names is None and not done.predictor_replaced:
+            say(f"{args.weights} has no class names: taken for {', '.join(class_names[:5])}{', ...' * (len(class_names) > 5)}")
         if args.test_only and done.predictor_replaced:
             raise InputError(f"{args.weights} predicts other classes than the data has: there is nothing to test; train first")
         say(f"{args.weights}: {done.summary()}")
@@ -598,12 +617,12 @@ def create_optimizer(args: argparse.Namespace, model: nn.Module) -> torch.optim.
     return torch.optim.SGD(groups, lr=args.lr, momentum=args.momentum, nesterov=args.opt == "sgd_nesterov")
 
 
-def set_steps(args: argparse.Namespace) -> None:
+def set_steps(args: argparse.Namespace, num_batches: int) -> None:
     """Batches per optimiser step, if not given, and the learning rate for the images that such a step really has."""
     per_batch = args.batch_size * args.world_size
     if args.accumulate is None:
         args.accumulate = max(1, round(args.nominal_batch / per_batch))
-    images = per_batch * args.accumulate
+    images = per_batch * min(args.accumulate, num_batches)
     if args.nominal_batch and args.opt != "adamw" and images != args.nominal_batch:
         scale = images / args.nominal_batch
         say(f"--lr {args.lr:g} is meant for {args.nominal_batch} images per step; for {images} it is {args.lr * scale:g}")
@@ -615,26 +634,34 @@ def make_schedule(args: argparse.Namespace, num_batches: int) -> LRSchedule:
     warmup = args.warmup_steps
     if warmup is None:
         warmup = -(-min(num_batches // 5 + 1, 1000) // args.accumulate)
-    milestones = args.lr_steps or [int(0.8 * args.epochs), int(0.9 * args.epochs)]
+    milestones = args.lr_steps or [round(0.8 * args.epochs), round(0.9 * args.epochs)]
     return LRSchedule(args.lr_scheduler, max(1, -(-num_batches // args.accumulate)), args.epochs, warmup_steps=warmup,
                       warmup_power=args.warmup_power, milestones=milestones, step_size=args.lr_step_size, gamma=args.lr_gamma,
                       start_epoch=args.freeze_epochs, final_factor=args.final_lr)
 
 
-def set_stage(model: nn.Module, args: argparse.Namespace, epoch: int) -> nn.Module:
-    """Freeze for the stage that `epoch` belongs to, then wrap for several processes (in this order: DDP must know).
+def frozen_layers(args: argparse.Namespace, network: Darknet, epoch: int) -> set[int]:
+    """Numbers of the layers that do not learn in an epoch.
 
     In the first stage of `--freeze-epochs` the base is frozen, which ends with the last shortcut of the cfg.
+
+    Raises:
+        InputError: `--freeze-layers` covers every head.
     """
-    network = model.darknet
-    unfreeze(network)
+    heads = head_convolutions(network)
     frozen = set(range(base_layers(network))) if epoch < args.freeze_epochs else set()
     if args.freeze_layers == -1:
-        frozen |= set(range(len(network.module_list))) - set(head_convolutions(network))
-    elif args.freeze_layers:
-        frozen |= set(range(args.freeze_layers))
-    for number in frozen:
-        freeze(network.module_list[number])
+        return set(range(len(network.module_list))) - set(heads)
+    if (args.freeze_layers or 0) > heads[-1]:
+        raise InputError(f"--freeze-layers {args.freeze_layers} leaves nothing to learn: layer {heads[-1]} makes the last head")
+    return frozen | set(range(args.freeze_layers or 0))
+
+
+def set_stage(model: nn.Module, args: argparse.Namespace, epoch: int) -> nn.Module:
+    """Freeze for the stage that `epoch` belongs to, then wrap for several processes (in this order: DDP must know)."""
+    unfreeze(model.darknet)
+    for number in frozen_layers(args, model.darknet, epoch):
+        freeze(model.darknet.module_list[number])
     say(f"epoch {epoch}: {sum(p.requires_grad for p in model.parameters())} of {len(list(model.parameters()))} tensors learn")
     if not args.distributed:
         return model
@@ -652,14 +679,22 @@ def continue_settings(
     args: argparse.Namespace, checkpoint: dict, path: Path, class_names: list[str], wanted: dict
 ) -> dict:
     """The model values of a checkpoint that is continued or tested, after checking that the command fits it."""
-    stored = checkpoint["model_args"]
-    if not args.img_size:
-        wanted = wanted | {"img_size": stored["img_size"]}
     changed = check_resume(checkpoint, path, class_names=class_names, settings=vars(args), script=Path(__file__))
-    model_args, kept = merge_model_args(stored, {name: value for name, value in wanted.items() if name != "cfg"})
-    say(*(f"changed since the run began: {setting}" for setting in changed))
+    stored = checkpoint["model_args"]
+    if args.cfg and without_anchors(wanted["cfg"]) != without_anchors(stored["cfg"]):
+        raise InputError(f"{path} has another network than --cfg {args.cfg}: leave --cfg out to go on with its own")
+    typed = {"img_size": args.img_size, "resize": args.resize, "rect": args.rect is not None, "multi_scale": args.multi_scale}
+    wanted = {name: value for name, value in wanted.items() if typed.get(name, name not in ("cfg", "loss"))}
+    model_args, kept = merge_model_args(stored, wanted)
+    if not args.test_only:
+        say(*(f"changed since the run began: {setting}" for setting in changed))
     say(*(f"kept from the checkpoint: {setting}" for setting in kept))
     return model_args
+
+
+def without_anchors(cfg: str) -> list[str]:
+    """The lines of a cfg but for the anchors, which a run may have fitted to its data."""
+    return [line for line in cfg.splitlines() if not line.replace(" ", "").startswith("anchors=")]
 
 
 def draw_first_batch(run: RunFolder, train_loader: DataLoader, class_names: list[str]) -> None:
@@ -678,7 +713,6 @@ def main(args: argparse.Namespace) -> dict | None:
     amp_dtype = choose_amp(args.amp, device)
     make_repeatable(args.seed, args.deterministic)
     say(*args.notes)
-    set_steps(args)
     resume_path = find_resume_path(args.resume, args.output_dir or DEFAULT_OUTPUT)
     checkpoint = load_checkpoint(resume_path) if resume_path else None
     if args.test_only and not checkpoint and not args.weights:
@@ -694,10 +728,14 @@ def main(args: argparse.Namespace) -> dict | None:
     if start and start.class_names:
         start.class_names = translate_old_names(start.class_names, class_names)
         class_names = start.class_names if args.test_only else class_names
-    model_args = resolve_model_args(args, start, train_set, class_names)
+    model_args = resolve_model_args(args, start, class_names)
     if checkpoint:
         model_args = continue_settings(args, checkpoint, resume_path, class_names, model_args)
+    elif not args.test_only:
+        fit_to_data(args, model_args, train_set)
+    args.resize, args.rect = model_args["resize"], model_args["rect"]
     model = create_model(model_args, class_names)
+    frozen_layers(args, model.darknet, 0)  # refuses what leaves nothing to learn
     if not checkpoint:
         say(*model.darknet.notes)
         load_start_weights(model, args, start, class_names)
@@ -707,10 +745,10 @@ def main(args: argparse.Namespace) -> dict | None:
     model.to(device)
     val_loader = evaluation_loader(val_set, model.transform.padded_size, args.eval_batch_size or args.batch_size, device,
                                    args.workers)
-    largest = max(model_args["multi_scale"] or [model_args["img_size"]])
-    train_loader = val_loader if args.test_only else make_train_loader(args, train_set, largest, device)
+    train_loader = val_loader if args.test_only else make_train_loader(args, train_set, model, device)
 
     # 4. optimiser and schedule
+    set_steps(args, len(train_loader))
     optimizer = create_optimizer(args, model)
     scaler = torch.amp.GradScaler(device.type, enabled=amp_dtype == torch.float16)
     schedule = make_schedule(args, len(train_loader))
@@ -778,14 +816,15 @@ def main(args: argparse.Namespace) -> dict | None:
             say(format_line(found))
             row |= found
         run.add_row(row)
-        if is_last or not args.nosave:
+        stops_early = 0 < args.patience <= evaluations_since_best(run.rows, args.best_metric, first_epoch=args.freeze_epochs)
+        if is_last or stops_early or not args.nosave:
             state = training_state(model, optimizer, scaler, ema, epoch, model_args=model_args, class_names=class_names,
                                    category_ids=val_set.ground_truth()["category_ids"], settings=vars(args),
                                    script=Path(__file__))
             run.save(state, epoch, is_best=best_epoch(run.rows, args.best_metric) == epoch)
         if args.bucket and is_main_process():
             upload(args.bucket, [run.path / name for name in UPLOADED])
-        if 0 < args.patience <= evaluations_since_best(run.rows, args.best_metric, first_epoch=args.freeze_epochs):
+        if stops_early:
             say(f"no better {args.best_metric} in {args.patience} evaluations: stopping early")
             break
 
@@ -800,15 +839,22 @@ def evolve(args: argparse.Namespace) -> None:
     if args.resume or args.test_only or "WORLD_SIZE" in os.environ:
         raise InputError("--evolve starts runs of one process itself: leave out --resume, --test-only and torchrun")
     folder = Path(args.output_dir or f"{DEFAULT_OUTPUT}-evolve")
+    args.device = str(choose_device(args.device))
+    check_args(args)
     folder.mkdir(parents=True, exist_ok=True)
+    check_settings(folder / "settings.json", {name: value for name, value in vars(args).items() if name not in NOT_OF_EVOLUTION})
     table = folder / "evolve.csv"
     for _ in range(args.evolve):
         trials = read_trials(table)
         trial = copy.deepcopy(args)
         set_hyperparameters(trial, mutate(trials, args.hyperparameters, trial_generator(args.seed, len(trials))))
-        trial.notest, trial.output_dir = True, str(folder / f"trial{len(trials)}")
+        trial.notest, trial.output_dir, trial.bucket = True, str(folder / f"trial{len(trials)}"), None
         say(f"trial {len(trials)}: {describe_preset(trial.hyperparameters)}")
-        row = main(trial)
+        try:
+            row = main(trial)
+        except LossNotFinite as error:
+            say(f"trial {len(trials)} counts as 0: {error}")
+            row = dict.fromkeys(("precision", "recall", "f1"), 0.0) | {"stats": [0.0] * len(STAT_NAMES)}
         results = dict(zip(STAT_NAMES, row["stats"])) | {name: row[name] for name in ("precision", "recall", "f1")}
         append_trial(table, results, trial.hyperparameters)
         if args.bucket:

@@ -64,7 +64,7 @@ def best_wh_iou(boxes_wh: ArrayLike, anchors: ArrayLike) -> np.ndarray:
     return best
 
 
-def box_sizes(ground_truth: dict, img_size: int, resize: str = "letterbox") -> np.ndarray:
+def box_sizes(ground_truth: dict, img_size: int | tuple[int, int], resize: str = "letterbox") -> np.ndarray:
     """Sizes [K, 2] (width, height) that the boxes of a data set have in the network's input.
 
     Boxes with a side below 2 pixels there, and crowd regions, are left out. For training at several sizes, join the
@@ -72,17 +72,18 @@ def box_sizes(ground_truth: dict, img_size: int, resize: str = "letterbox") -> n
 
     Args:
         ground_truth: as of `DetectionDataset.ground_truth`.
-        img_size: side of the network's input in pixels.
-        resize: "letterbox" (the long side becomes img_size) or "stretch" (both sides do).
+        img_size: side of the network's input in pixels, or its (height, width).
+        resize: of an image w x h for the input W x H: "letterbox" (by min(W / w, H / h)) or "stretch" (by W / w and H / h).
     """
     if resize not in ("letterbox", "stretch"):
         raise InputError(f"resize is {resize!r}; give letterbox or stretch")
     boxes = ground_truth["boxes"][~np.asarray(ground_truth["iscrowd"], dtype=bool)].reshape(-1, 4)
     image_index = ground_truth["image_index"][~np.asarray(ground_truth["iscrowd"], dtype=bool)]
     image_wh = np.stack([ground_truth["widths"], ground_truth["heights"]], axis=1)[image_index].astype(np.float64)
+    scales = np.broadcast_to(img_size, 2)[::-1] / image_wh
     if resize == "letterbox":
-        image_wh = image_wh.max(axis=1, keepdims=True)
-    sizes = (boxes[:, 2:] - boxes[:, :2]) * (img_size / image_wh)
+        scales = scales.min(axis=1, keepdims=True)
+    sizes = (boxes[:, 2:] - boxes[:, :2]) * scales
     return sizes[(sizes >= MIN_SIDE).all(axis=1)]
 
 

@@ -1,6 +1,7 @@
 """Where the images and the class names of a YOLO data set are. Labels are read in yolo_txt.py.
 
-    obj.data     lines `key = value`: classes, train, valid, names; train and valid are image lists, or folders
+    obj.data     lines `key = value`: classes, train, valid, names; train and valid are image lists, or folders; # begins a
+                 comment at the start of a line or behind a blank
     data.yaml    path, train, val, test, nc, names; a split is a folder, an image list, or several of them
     train.txt    an image list: one path per line; blank lines and lines that begin with # count as none
     a folder     with data.yaml or one .data file, else images/train + labels/train, or train/images + train/labels
@@ -10,6 +11,7 @@ below the working directory and below the file's own folder (see `_places`). Ima
 """
 
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -172,8 +174,9 @@ def _read_config(file: Path) -> _Config:
 def _read_data_file(file: Path) -> _Config:
     values: dict[str, str] = {}
     for number, line in enumerate(read_text(file).splitlines(), start=1):
+        line = re.sub(r"(^|\s)#.*", "", line)  # not in a path such as set#2/train.txt
         key, equals, value = (part.strip() for part in line.partition("="))
-        if not key or key.startswith("#"):
+        if not key:
             continue
         if not equals:
             raise InputError(f"{file}, line {number}: {line.strip()!r} is not `key = value`; correct it")

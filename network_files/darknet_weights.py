@@ -44,6 +44,14 @@ class WeightsFile:
     complete: bool  # False for a cut-off file
 
 
+def is_darknet(first_bytes: bytes) -> bool:
+    """Whether a file with these first bytes, 16 or more, begins like a `.weights` file: with a version below 1000.1000.
+
+    torch.save's files, zip archives or pickles, and pictures are far above: their bytes 2 and 3 are not both 0.
+    """
+    return len(first_bytes) >= 16 and all(0 <= number < 1000 for number in struct.unpack_from("<ii", first_bytes))
+
+
 def read_weights(data: bytes, network: Darknet) -> WeightsFile:
     """Takes a `.weights` file apart: float32 tensors by the network's keys, for `load_state_dict(state, strict=complete)`.
 

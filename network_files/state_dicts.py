@@ -65,7 +65,7 @@ class LoadReport:
     """What a loading function did: tensors loaded whole, keys skipped by reason, classes kept and new.
 
     predictor: the layers that give way when the classes differ, in words. part: which part of the network the file has,
-    in words, if not all of it.
+    in words, if not all of it. note: what else was done to the weights, in words.
     """
 
     loaded: int = 0
@@ -77,6 +77,7 @@ class LoadReport:
     new_classes: list[str] = field(default_factory=list)
     predictor: str = "box predictor"
     part: str = ""
+    note: str = ""
 
     def compare(self, state: Mapping[str, Tensor], wanted: Mapping[str, Tensor], needed: Iterable[str]) -> None:
         """Fills in the skipped keys: `state` should hold each of the `needed` keys of `wanted`, and none it lacks."""
@@ -121,6 +122,7 @@ class LoadReport:
         elif self.predictor_replaced:
             kept, new = (", ".join(names) or "none" for names in (self.kept_classes, self.new_classes))
             parts.append(f"{self.predictor} replaced, classes kept: {kept}, new: {new}")
+        parts += [self.note] if self.note else []
         parts += [f"{what} and skipped: {', '.join(keys)}" for what, keys in self.faults().items() if keys]
         return "; ".join(parts)
 

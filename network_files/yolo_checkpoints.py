@@ -27,6 +27,8 @@ LAYOUTS: dict[str, str] = {
 }
 _PARTS = {"conv": "conv", "norm": "norm", "batch_norm": "norm", "Conv2d": "conv", "BatchNorm2d": "norm"}
 _VALUES = 5  # x, y, w, h, obj: what precedes the class channels of an anchor
+_NO_ONE_CLASS_LOSS = ("2019", "2020")  # of a single class these train x, y, w, h and obj only, and take its score as 1
+_SURE = 10.0  # a class logit: sigmoid 0.99995
 
 
 def identify(state: Mapping) -> str | None:
@@ -61,6 +63,17 @@ def count_classes(state: Mapping, network: Darknet) -> int | None:
     return int(count) if count.is_integer() and count >= 1 else None
 
 
+def norm_settings(container: Mapping) -> dict[str, float]:
+    """{norm_eps, norm_momentum} of the network for a file whose trainer had others than torch's 1e-5 and 0.1, else {}.
+
+    container: a whole checkpoint. Only the later trainers' layout "2020" has others; the course repository, which has torch's,
+    uses that layout too, but it alone saves `best_map` or `scaler`.
+    """
+    if identify(container) != "2020" or "best_map" in container or "scaler" in container:
+        return {}
+    return {"norm_eps": 1e-4, "norm_momentum": 0.03}
+
+
 def load_yolo_weights(
     network: Darknet,
     state: Mapping,
@@ -74,11 +87,13 @@ def load_yolo_weights(
     others stay as they are. class_names, source_names: names of the network's and of the file's classes, in the order of
     the labels. If the class counts differ, or both lists are known and differ, the class channels keep their fresh
     weights but for those of classes named in both lists (upper and lower case matter); box and objectness channels do not
-    depend on the classes and are loaded. Every other tensor must be there with its shape, and none may be left over:
-    else one InputError lists what does not fit, and the network is untouched.
+    depend on the classes and are loaded. Trainers of the layouts "2019" and "2020" leave the class channels of a single
+    class untrained: for the same single class here they are set to a score of 1. Every other tensor must be there with
+    its shape, and none may be left over: else one InputError lists what does not fit, and the network is untouched.
     """
     state = unwrap(state)
-    if identify(state) is None:
+    family = identify(state)
+    if family is None:
         found = detector_family(state)
         raise InputError(f"this file holds {found} without a key such as module_list.0.conv.weight, not a YOLOv3 of a cfg")
     state, own = rename_to_ours(state), network.state_dict()
@@ -98,6 +113,8 @@ def load_yolo_weights(
     for key, anchors in split.items():
         _copy_channels(own[key], state[key], anchors, rows)
     report.loaded = len(fitting)
+    if family in _NO_ONE_CLASS_LOSS and network.heads[0].num_classes == 1:
+        _set_class_channels(own, fitting, _head_anchors(network), report)
     return report
 
 
@@ -148,3 +165,15 @@ def _copy_channels(target: Tensor, source: Tensor, anchors: int, rows: Mapping[i
     here = [*range(_VALUES), *(_VALUES + row for row in rows)]
     there = [*range(_VALUES), *(_VALUES + row for row in rows.values())]
     target[:, here] = source[:, there].to(target)  # state_dict tensors share the parameters' memory
+
+
+def _set_class_channels(
+    own: Mapping[str, Tensor], loaded: Mapping[str, Tensor], anchors: Mapping[str, int], report: LoadReport
+) -> None:
+    """The class scores of the heads among the tensors loaded whole become 1, whatever the image; the report says so."""
+    for key in loaded:
+        start, kind = key.rsplit(".", 2)[0] + ".", key.rpartition(".")[2]
+        if start in anchors and kind in ("weight", "bias"):
+            channels = own[key].unflatten(0, (anchors[start], -1))[:, _VALUES:]
+            channels.fill_(_SURE if kind == "bias" else 0.0)  # state_dict tensors share the parameters' memory
+            report.note = "class scores set to 1: the file's trainer does not train them for a single class"

@@ -1,13 +1,16 @@
 """Darknet weights: they come and go byte for byte, whole and cut off, and are as many as published."""
 
+import io
 import struct
 
 import pytest
+import torch
 from darknet_nets import NET, YOLO, our_cfg, without_memory
+from PIL import Image
 
 from network_files.darknet import Darknet
 from network_files.darknet_cfg import parse_cfg, set_num_classes
-from network_files.darknet_weights import Header, classes_by_size, read_weights, write_weights
+from network_files.darknet_weights import Header, classes_by_size, is_darknet, read_weights, write_weights
 from network_files.errors import InputError
 
 REAL = ["mini-yolov3", "mini-yolov3-spp", "mini-yolov3-tiny", "MobileNetV2-YOLOv3-Nano-coco"]
@@ -66,6 +69,27 @@ def test_the_version_decides_how_long_the_header_is(form, version):
     assert weights.header == (*version, 12345) and weights.complete
     assert weights.state["module_list.0.norm.bias"].tolist() == [1, 2, 3]
     assert write_weights(weights.state, network, weights.header) == data
+
+
+@pytest.mark.parametrize("version", [(0, 1, 0), (0, 2, 0), (0, 2, 5), (1, 0, 3), (0, 0, 0), (999, 999, 0)])
+def test_files_that_begin_like_darknets(version):
+    assert is_darknet(struct.pack("<iiiq", *version, 32_013_312)) and is_darknet(struct.pack("<iiii", *version, 2**31 - 1))
+    assert is_darknet(packed("<iiiq", *version, 0)) and is_darknet(packed("<iiiq", *version, 2**40)[:16])
+    assert not is_darknet(packed("<iiiq", *version, 0)[:15]) and not is_darknet(b"")
+
+
+def test_files_that_are_not_darknets():
+    files = [struct.pack("<iiii", *version, 5, 0) for version in ((1000, 2), (0, 1000), (-1, 2), (0, -1))]
+    for zipped in (True, False):
+        for content in ({"model": {"a.weight": torch.zeros(3)}}, {}, torch.zeros(0)):
+            files.append(io.BytesIO())
+            torch.save(content, files[-1], _use_new_zipfile_serialization=zipped)
+    for kind in ("jpeg", "png", "bmp", "gif"):
+        files.append(io.BytesIO())
+        Image.new("RGB", (8, 8)).save(files[-1], kind)
+    for file in (*files, b"[net]\nwidth=416\nheight=416\n"):
+        data = file if isinstance(file, bytes) else file.getvalue()
+        assert len(data) >= 16 and not is_darknet(data) and not is_darknet(data[:16])
 
 
 def test_a_cut_off_file_has_the_first_layers():

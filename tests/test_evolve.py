@@ -1,5 +1,6 @@
 """Evolution: the formula by hand, limits, the table on disk, going on after a stop."""
 
+import json
 import os
 
 import numpy as np
@@ -10,6 +11,7 @@ from train_utils.evolve import (
     HYPER_PARAMETERS,
     append_trial,
     best_trial,
+    check_settings,
     fitness,
     mutate,
     read_trials,
@@ -140,6 +142,45 @@ def test_the_table_on_disk(tmp_path):
         path.write_text(wrong)
         with pytest.raises(InputError, match="no column `fitness`"):
             read_trials(path)
+
+
+def test_a_failed_trial_counts_as_0(tmp_path):
+    path = tmp_path / "evolve.csv"
+    rows = [append_trial(path, {"AP": ap, "AP50": ap}, {"giou": giou}) for ap, giou in ((0.0, 3.0), (0.0, 4.0), (0.5, 5.0))]
+    assert read_trials(path) == rows and [row["fitness"] for row in rows] == [0, 0, 0.5] and best_trial(rows)["giou"] == 5
+    assert mutate(rows[:2], {"giou": 3.0}, trial_generator(0, 2))["giou"] > 0  # nothing but failures
+
+
+def test_settings_are_those_of_the_first_time(tmp_path):
+    path = tmp_path / "settings.json"
+    settings = {"epochs": 3, "img_size": (320, 640), "multi_scale": False, "names": None, "data_path": "möwe"}
+    check_settings(path, settings)
+    written = path.read_bytes()
+    assert json.loads(written) == {**settings, "img_size": [320, 640]} and "möwe" in written.decode()
+    check_settings(path, settings)
+    check_settings(path, {**settings, "new_flag": None})  # not given is as if there were none
+    changed = {"multi_scale": True, "img_size": [320], "names": "a", "data_path": "möwe", "seed": 1}
+    with pytest.raises(InputError) as caught:
+        check_settings(path, changed)
+    assert str(caught.value) == (
+        f"{path}: this evolution was begun with other flags (--epochs 3, now null; --img-size [320, 640], now [320]; "
+        '--multi-scale false, now true; --names null, now "a"; --seed null, now 1), and its trials would not compare; '
+        "give the same flags, or another --output-dir")
+    assert path.read_bytes() == written and os.listdir(tmp_path) == ["settings.json"]
+
+
+@pytest.mark.parametrize("content", ["", "{", "3", "[1]", "null", '["epochs"]'])
+def test_damaged_settings(tmp_path, content):
+    path = tmp_path / "settings.json"
+    path.write_text(content)
+    with pytest.raises(InputError, match=r"settings\.json does not hold the flags .* another --output-dir"):
+        check_settings(path, {"epochs": 3})
+    assert path.read_text() == content
+
+
+def test_no_settings(tmp_path):
+    check_settings(tmp_path / "settings.json", {})
+    check_settings(tmp_path / "settings.json", {})
 
 
 def test_equal_fitness_keeps_the_first():

@@ -124,6 +124,12 @@ def test_box_sizes_by_hand():
     assert box_sizes(_truth(), 100, "stretch").tolist() == [[10, 10], [20, 10]]
     # At 200 both are letterboxed with 1 and 1/2, and the thin ones count.
     assert box_sizes(_truth(), 200).tolist() == [[20, 10], [2, 90], [10, 20], [20, 3.5]]
+    assert box_sizes(_truth(), (100, 100)).tolist() == box_sizes(_truth(), 100).tolist()
+    # 100 high, 50 wide. Image 0: x 1/4, y 1, the second box 0.5 wide. Image 1: x 1/2, y 1/4, the last 1.75 high.
+    assert box_sizes(_truth(), (100, 50), "stretch").tolist() == [[5, 10], [10, 10]]
+    assert box_sizes(_truth(), (100, 50)).tolist() == [[5, 2.5], [5, 10]]  # 1/4 and 1/4
+    # 50 high, 100 wide: 1/2 and 1/8, so image 1's first box is 2.5 x 5; numbers of numpy are taken.
+    assert box_sizes(_truth(), tuple(np.array([50, 100]))).tolist() == [[10, 5], [2.5, 5]]
     nothing = {key: value if key in ("heights", "widths") else value[:0] for key, value in _truth().items()}
     assert box_sizes(nothing, 100).shape == (0, 2)
     with pytest.raises(InputError, match="letterbox or stretch"):

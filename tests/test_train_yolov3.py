@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -38,6 +39,10 @@ def run(shapes, tmp_path, monkeypatch):
         return tmp_path / output
 
     return call
+
+
+NO_OBJECTS = {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.int64), "image_id": 0,
+              "area": torch.zeros(0), "iscrowd": torch.zeros(0, dtype=torch.int64)}
 
 
 def start_of(checkpoint):
@@ -118,21 +123,45 @@ def test_test_only_repeats_the_numbers_of_the_run(run, capsys):
     for source in ("--weights", "--resume"):
         run("--test-only", source, folder / "last.pth")
         assert metric_lines(capsys) == lines
-    for other in (["--rect"], ["--resize", "stretch"]):
-        folder = run("--epochs", 1, *other, output="other")
+    for other in ("rect", "stretch"):
+        folder = run("--epochs", 1, *(["--rect"] if other == "rect" else ["--resize", "stretch"]), output=other)
         lines = metric_lines(capsys)
-        run("--test-only", "--resume", folder / "last.pth", "--eval-batch-size", 1)
-        assert metric_lines(capsys) == lines
+        for source in ("--weights", "--resume"):
+            run("--test-only", source, folder / "last.pth", "--eval-batch-size", 1)
+            assert metric_lines(capsys) == lines
 
 
 def test_the_cfg_follows_the_data_and_its_anchors(run, capsys):
     folder = run("--epochs", 1, "--anchors", "auto", "--single-cls", "--class-weights", "--xywh", "--cache-images")
     text = (folder / "model.cfg").read_text()
     assert text.count("classes=1\n") == HEADS and text != small_cfg(1)
-    assert "anchors: boxes with an IoU above" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    before, after = (float(re.search(rf"anchors: ([\d.]+)% of .*: {whose}", out)[1]) for whose in ("the cfg's", "fitted"))
+    assert before <= after
     assert {"loss_xy", "loss_wh", "loss_obj", "loss_cls"} <= set(rows_without_times(folder)[0])
     assert load_checkpoint(folder / "last.pth")["class_names"] == ["object"]
-    run("--test-only", "--single-cls", "--resume", folder / "last.pth", "--loss", "xywh")
+    run("--test-only", "--single-cls", "--resume", folder / "last.pth")
+
+
+def test_anchors_are_fitted_on_the_first_start_of_a_restartable_command(run):
+    words = ["--anchors", "auto", "--resume", "auto", "--multi-scale", "--nosave", "--patience", 1]
+    folder = run("--epochs", 1, *words)
+    text = (folder / "model.cfg").read_text()
+    assert text != small_cfg(4) and (folder / "last.pth").is_file()
+    assert run("--epochs", 2, *words) == folder and (folder / "model.cfg").read_text() == text
+
+
+def test_a_cfg_of_another_shape_than_square(run, tmp_path):
+    (tmp_path / "wide.cfg").write_text(small_cfg(4).replace("height=160", "height=80"))
+    folder = run("--epochs", 1, "--cfg", "wide.cfg", "--img-size", "128", "--anchors", "auto")
+    model_args = load_checkpoint(folder / "last.pth")["model_args"]
+    model = script.create_model(model_args, ["a"] * 4)
+    assert model.transform.size == (64, 128)
+    args = script.parse_args(["--dataset", "voc", "--data-path", "x", "--cfg", "wide.cfg"])
+    args.rank, args.world_size, args.rect = 0, 1, False
+    train_set = script.TrainingSamples([(torch.zeros(3, 50, 200, dtype=torch.uint8), NO_OBJECTS)])
+    loader = script.make_train_loader(args, train_set, model, torch.device("cpu"))
+    assert loader.dataset[0][0].shape == (3, 32, 128)  # the model adds the borders: the scale is that of evaluation
 
 
 def test_hyperparameters_come_from_file_and_flags(run, tmp_path):
@@ -140,28 +169,37 @@ def test_hyperparameters_come_from_file_and_flags(run, tmp_path):
     words = ["--dataset", "voc", "--data-path", "x", "--hyp", str(tmp_path / "hyp.yaml")]
     args = script.parse_args([*words, "--momentum", "0.7"])
     assert (args.lr, args.momentum, args.hyperparameters["momentum"]) == (0.02, 0.7, 0.7)
-    assert script.loss_settings(args, None)["giou"] == 3.5
+    assert script.resolve_model_args(args, None, ["a"])["loss"]["giou"] == 3.5
     assert script.parse_args(["--dataset", "voc", "--data-path", "x"]).hyperparameters == script.HYP
     later = script.parse_args(["--dataset", "voc", "--data-path", "x", "--hyp", str(ROOT / "cfg" / "hyp-2020.yaml"), "--mosaic"])
     assert (later.lr, later.final_lr, later.mosaic, later.hyperparameters["obj"]) == (0.01, 0.05, 1.0, 64.3)
 
 
-@pytest.mark.parametrize(("batch", "world", "accumulate", "steps", "lr"), [
-    (16, 1, None, 4, 0.01), (16, 1, 1, 1, 0.0025), (128, 1, None, 1, 0.02), (16, 2, None, 2, 0.01), (24, 1, None, 3, 0.01125)])
-def test_the_rate_is_meant_for_64_images(batch, world, accumulate, steps, lr):
+@pytest.mark.parametrize(("batch", "world", "accumulate", "batches", "steps", "lr"), [
+    (16, 1, None, 9, 4, 0.01), (16, 1, 1, 9, 1, 0.0025), (128, 1, None, 9, 1, 0.02), (16, 2, None, 9, 2, 0.01),
+    (24, 1, None, 9, 3, 0.01125), (16, 1, 4, 2, 4, 0.005)])
+def test_the_rate_is_meant_for_64_images(batch, world, accumulate, batches, steps, lr):
     args = script.parse_args(["--dataset", "voc", "--data-path", "x", "--batch-size", str(batch), "--lr", "0.01"])
     args.world_size, args.accumulate = world, accumulate
-    script.set_steps(args)
+    script.set_steps(args, batches)
     assert args.accumulate == steps and args.lr == pytest.approx(lr)
 
 
 def test_sizes_of_the_network_input():
-    for words, size, expected in [
-        ([], 416, (416, None)), (["--img-size", "320"], 416, (320, None)), (["--img-size", "320", "640"], 416, (640, (320, 640))),
-        (["--img-size", "320", "320", "416"], 416, (320, (320, 320))), (["--multi-scale"], 416, (640, (288, 640))),
+    for words, expected in [
+        ([], None), (["--img-size", "320"], None), (["--img-size", "320", "640"], (320, 640)),
+        (["--img-size", "320", "320", "416"], (320, 320)), (["--multi-scale"], (288, 640)),
     ]:
         args = script.parse_args(["--dataset", "voc", "--data-path", "x", *words])
-        assert script.training_sizes(args, size) == expected, words
+        assert script.training_range(args, 416) == expected, words
+
+
+@pytest.mark.parametrize(("epochs", "factors"), [(1, [1]), (2, [1, 1]), (3, [1, 1, 0.1]), (10, [1] * 8 + [0.1, 0.01])])
+def test_the_rate_falls_at_80_and_90_percent(epochs, factors):
+    args = script.parse_args(["--dataset", "voc", "--data-path", "x", "--epochs", str(epochs), "--accumulate", "1"])
+    schedule = script.make_schedule(args, 100)
+    assert [schedule.factor(100 * epoch + 99) for epoch in range(epochs)] == pytest.approx(factors)
+    assert schedule.factor(0) == pytest.approx((1 / 21) ** 4) and schedule.factor(21) == 1.0
 
 
 def test_two_parameter_groups():
@@ -193,7 +231,7 @@ def test_weights_of_other_classes_keep_the_channels_of_equal_names(darknet_file,
                               "--names", "three.names"])
     names = ["circle", "square", "triangle", "star"]
     start = script.read_start(args)
-    model = script.create_model(script.resolve_model_args(args, start, None, names), names)
+    model = script.create_model(script.resolve_model_args(args, start, names), names)
     script.load_start_weights(model, args, start, names)
     for number in head_convolutions(model.darknet):
         old, new = (net.module_list[number].conv.bias.unflatten(0, (3, -1)) for net in (darknet_file, model.darknet))
@@ -251,8 +289,9 @@ DEFAULTS_2019 = {
     "dataset": "yolo", "data_path": ["data/coco_64img.data"], "cfg": "cfg/yolov3-spp.cfg", "img_size": [416], "batch_size": 16,
     "accumulate": 4, "epochs": 100, "lr": 0.001844, "momentum": 0.913, "weight_decay": 0.000467, "norm_weight_decay": 0.000467,
     "opt": "sgd", "lr_scheduler": "multistep", "lr_steps": None, "warmup_steps": None, "warmup_power": 4.0, "loss": "giou",
-    "multi_scale": False, "rect": False, "resume": None, "freeze_layers": None, "nosave": False, "notest": False, "workers": 4,
-    "evolve": None, "bucket": None, "val_loss": True, "backup_every": 10, "jitter": True, "mosaic": 0.0,
+    "multi_scale": False, "rect": None, "resume": None, "freeze_layers": None, "nosave": False, "notest": False, "workers": 4,
+    "best_metric": "AP50", "box_nms_thresh": 0.5, "evolve": None, "bucket": None, "val_loss": True, "backup_every": 10,
+    "jitter": True, "mosaic": 0.0,
     "nominal_batch": 64,
 }
 COMMANDS = [
@@ -261,6 +300,7 @@ COMMANDS = [
     ("--img-size 320 --multi-scale", {"img_size": [320], "multi_scale": True}),
     ("--rect --num-workers 0", {"rect": True, "workers": 0}),
     ("--accumulate 4", {}),
+    ("--accumulate 2 --epochs 9", {"accumulate": 2, "epochs": 9}),
     ("--cfg cfg/yolov3-tiny.cfg --data-cfg data/other.data --batch-size 8 --accumulate 8",
      {"cfg": "cfg/yolov3-tiny.cfg", "data_path": ["data/other.data"], "batch_size": 8, "accumulate": 8}),
     ("--resume", {"resume": "auto"}),
@@ -328,7 +368,17 @@ def test_evolution_goes_on_after_a_stop_and_leaves_the_best_alone(checkout):
     of_2019(checkout, "--evolve 1 --num-workers 0")
     assert read_trials(folder / "evolve.csv")[:2] == trials and len(read_trials(folder / "evolve.csv")) == 3
     assert {path: path.stat().st_mtime_ns for path in before} == before
-    assert {"best.yaml", "evolve.csv", "evolve.png", "trial0", "trial1", "trial2"} == {path.name for path in folder.iterdir()}
+    assert {"best.yaml", "evolve.csv", "evolve.png", "settings.json", "trial0", "trial1", "trial2"} == {
+        path.name for path in folder.iterdir()}
+    with pytest.raises(script.InputError, match="--lr 0.001844, now 0.009"):
+        script.evolve(script.parse_args(["--evolve", "1", "--num-workers", "0", "--epochs", "1", "--lr", "0.009"]))
+
+
+def test_a_trial_that_diverges_counts_as_nothing(checkout, capsys):
+    (checkout / "hyp.yaml").write_text("giou: 3.0e+38\ncls: 3.0e+38\nobj: 3.0e+38\n")
+    script.evolve(script.parse_args(["--evolve", "1", "--num-workers", "0", "--epochs", "1", "--hyp", "hyp.yaml"]))
+    assert "trial 0 counts as 0: the loss is not finite" in capsys.readouterr().out
+    assert read_trials(checkout / "runs" / "yolov3-evolve" / "evolve.csv")[0]["fitness"] == 0
 
 
 def test_a_bucket_gets_the_results(checkout):
@@ -364,13 +414,19 @@ def test_bad_input_ends_in_one_sentence(run, shapes, tmp_path, capsys, darknet_f
     expect_one_sentence(script, capsys, "--rect", *base, "--resize", "stretch", "--rect")
     expect_one_sentence(script, capsys, "--val-data-path", *SMALL, "--data-path", tmp_path / "list.txt")
     expect_one_sentence(script, capsys, "pjreddie.com", *base, "--weights", "missing.weights")
-    expect_one_sentence(script, capsys, "no such checkpoint", *base, "--weights", "missing.pt")
+    expect_one_sentence(script, capsys, "--weights-backbone IMAGENET1K_V1: no such file", *base,
+                        "--weights-backbone", "IMAGENET1K_V1")
+    expect_one_sentence(script, capsys, "leaves nothing to learn", *base, "--freeze-layers", "99")
+    expect_one_sentence(script, capsys, "--freeze-layers", *base, "--freeze-layers", "-5")
+    expect_one_sentence(script, capsys, "two files to start from", *base, "--transfer", "a.pt", "--weights", "b.pt")
     expect_one_sentence(script, capsys, "name the cfg of these weights", *base, "--cfg", "cfg/yolov3-tiny.cfg", "--weights",
                         "random.weights")
     (tmp_path / "bad.cfg").write_text(f"{small_cfg(4)}\n[attention]\n")
     expect_one_sentence(script, capsys, "[attention]: unknown kind of layer", *base, "--cfg", "bad.cfg")
     (tmp_path / "bad.yaml").write_text("lr: 3\n")
     expect_one_sentence(script, capsys, "bad.yaml:1", *base, "--hyp", "bad.yaml")
+    (tmp_path / "bad.yaml").write_text("hsv_s: 3\n")
+    expect_one_sentence(script, capsys, "hsv_s", *base, "--hyp", "bad.yaml")
     torch.save({"fc.weight": torch.zeros(3)}, tmp_path / "classifier.pt")
     expect_one_sentence(script, capsys, "image classifier", *base, "--weights", "classifier.pt")
     expect_one_sentence(script, capsys, "other classes", *base, "--cfg", "small.cfg", "--test-only", "--weights",

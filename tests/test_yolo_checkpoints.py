@@ -11,7 +11,14 @@ from network_files.darknet_cfg import set_num_classes
 from network_files.darknet_weights import read_weights, write_weights
 from network_files.errors import InputError
 from network_files.state_dicts import detector_family
-from network_files.yolo_checkpoints import LAYOUTS, count_classes, identify, load_yolo_weights, rename_to_ours
+from network_files.yolo_checkpoints import (
+    LAYOUTS,
+    count_classes,
+    identify,
+    load_yolo_weights,
+    norm_settings,
+    rename_to_ours,
+)
 
 # Layers: 0 with norm, 1 a pool, 2 the first head (2 anchors), 3 its yolo, 4 a route, 5 the other head (1 anchor), 6 its yolo.
 CFG = """[net]
@@ -185,6 +192,67 @@ def test_names_that_do_not_fit_the_counts():
         load_yolo_weights(net(2), net(3).state_dict(), class_names=["a"])
     with pytest.raises(InputError, match="the file has 3 classes besides background, but 1 names"):
         load_yolo_weights(net(2), net(3).state_dict(), source_names=["a"])
+
+
+# one class
+NOTE = "class scores set to 1: the file's trainer does not train them for a single class"
+
+
+@pytest.mark.parametrize("names", [(None, None), (["a"], ["a"]), (["a"], None)])
+@pytest.mark.parametrize("family", ["2019", "2020"])
+def test_a_single_class_that_was_not_trained_is_sure(family, names):
+    """Of the channels a * 6 + {0..5} of a head, 5 and with two anchors 11 are of the class."""
+    source, network = net(1), net(1)
+    wanted = {key: value.clone() for key, value in source.state_dict().items()}
+    for key, rows in (("module_list.2.conv", [5, 11]), ("module_list.5.conv", [5])):
+        wanted[f"{key}.weight"][rows], wanted[f"{key}.bias"][rows] = 0.0, 10.0
+    given = spelt(source.state_dict(), family)
+    report = load_yolo_weights(network, given, class_names=names[0], source_names=names[1])
+    assert equal(network.state_dict(), wanted) and equal(given, spelt(source.state_dict(), family))
+    assert report.summary() == f"10 tensors loaded; {NOTE}" and not report.predictor_replaced
+    with torch.inference_mode():
+        for output, anchors in zip(network(torch.rand(2, 2, 8, 8)), HEADS.values()):
+            assert (output.unflatten(1, (anchors, 6))[:, :, 5].sigmoid() > 0.9999).all()
+
+
+@pytest.mark.parametrize("family", ["ours", "weights"])
+def test_a_single_class_that_was_trained_is_loaded(family):
+    source, network = net(1), net(1)
+    report = load_yolo_weights(network, spelt(source.state_dict(), family))
+    assert equal(network.state_dict(), source.state_dict()) and report.note == ""
+
+
+@pytest.mark.parametrize(("count", "source_count", "names"), [(1, 1, (["a"], ["b"])), (1, 2, (None, None)), (2, 1, (None, None))])
+def test_another_class_than_the_single_one_starts_fresh(count, source_count, names):
+    source, network = net(source_count), net(count)
+    before = copy.deepcopy(network)
+    report = load_yolo_weights(network, spelt(source.state_dict(), "2019"), class_names=names[0], source_names=names[1])
+    for layer in HEADS:
+        assert torch.equal(channels(network, layer)[:, :5], channels(source, layer)[:, :5])
+        assert torch.equal(channels(network, layer)[:, 5:], channels(before, layer)[:, 5:])
+    assert report.note == "" and report.predictor_replaced
+
+
+def test_a_single_class_of_a_cut_off_state():
+    """The head that the file has is set, the other stays as it was; without a head there is nothing to say."""
+    source, network = net(1), net(1)
+    fresh = channels(network, 5)
+    state = spelt(source.state_dict(), "2020")
+    report = load_yolo_weights(network, {key: value for key, value in state.items() if ".5." not in key})
+    assert channels(network, 2)[:, 5].tolist() == [[0, 0, 0, 10]] * 2 and torch.equal(channels(network, 5), fresh)
+    assert report.note == NOTE
+    assert load_yolo_weights(net(1), {key: value for key, value in state.items() if ".0." in key}).note == ""
+
+
+# norms
+@pytest.mark.parametrize("family", LAYOUTS)
+def test_norm_settings_of_a_file(family):
+    """The containers: bare, bare and distributed, the later trainers', the course repository's."""
+    later = {"norm_eps": 1e-4, "norm_momentum": 0.03} if family == "2020" else {}
+    assert [norm_settings(container) for container in containers(spelt(net().state_dict(), family))] == [later] * 3 + [{}]
+    for entry in ("best_map", "scaler"):
+        assert norm_settings({"model": spelt(net().state_dict(), family), entry: None}) == {}
+    assert norm_settings({"fc.weight": torch.zeros(1)}) == {}
 
 
 # cut-off states

@@ -47,6 +47,21 @@ def test_data_file_with_lists(pets):
     assert find_yolo_split(pets / "train.txt", "val").class_names == ["cat", "dog"] and _found(pets / "train.txt", "val") == "a b"
 
 
+def test_comments_of_a_data_file(pets):
+    """As in a cfg, but a path may have a # in it."""
+    for folder in ("images#1", "#2"):
+        _images(pets / folder / "x.jpg")
+    data = _text(pets / "pets.data", "  # of the pets", "classes = 2 # cat = 0, dog = 1", "train = images#1\t#images/train",
+                 "valid = set/#2 # not a comment: behind a slash", "test = # later", "names = pets.names   #")
+    split = find_yolo_split(data, "train")
+    assert split.images == [f"{pets}/images#1/x.jpg"] and split.class_names == ["cat", "dog"]
+    assert find_yolo_split(data, "val").images == [f"{pets.parent}/set/#2/x.jpg"]
+    with pytest.raises(FileNotFoundError, match="names no test images; its splits are train, valid"):
+        find_yolo_split(data, "test")
+    with pytest.raises(InputError, match="line 1: 'classes' is not `key = value`"):
+        find_yolo_split(_text(pets / "pets.data", "classes # = 2"), "train")
+
+
 def test_paths_of_a_data_file(pets, monkeypatch):
     """The working directory counts first, then the file's folder, then the folder above it."""
     for k, place in enumerate((pets.parent / "elsewhere", pets / "cfg", pets)):

@@ -10,6 +10,10 @@ class InputError(ValueError):
     """A mistake in what the user gave (flag, path, file, annotation): the message says what, where and what to do."""
 
 
+class LossNotFinite(InputError):
+    """A training step without a finite loss."""
+
+
 @contextlib.contextmanager
 def one_sentence_errors(*kinds: type[Exception]) -> Iterator[None]:
     """Turn `InputError`, the given further kinds, and errors of the file system into one sentence and exit code 2.

@@ -4,11 +4,13 @@
     trial = mutate(rows, values, trial_generator(seed, len(rows)))       # the first trial takes the values as given
     append_trial(path, results_of_a_training_with(trial), trial)
 
-The file evolve.csv holds a row per trial, in order: fitness, the results, the values.
+The file evolve.csv holds a row per trial, in order: fitness, the results, the values. Its trials compare only if nothing else
+differs between them: settings.json holds the flags that all of them have, see `check_settings`.
 """
 
 import csv
 import io
+import json
 import math
 import os
 import warnings
@@ -177,10 +179,41 @@ def append_trial(path: str | os.PathLike, results: Mapping[str, float], values: 
     writer = csv.DictWriter(text, list(row), lineterminator="\n")
     writer.writeheader()
     writer.writerows([*rows, row])
+    _replace(path, text.getvalue())
+    return row
+
+
+def check_settings(path: str | os.PathLike, settings: Mapping) -> None:
+    """Write the flags of an evolution to settings.json; where that exists, compare them with those it was begun with.
+
+    Args:
+        settings: {name of a flag, with underscores: its value}, of values that JSON has. A flag that is missing in one of the
+            two counts as None there.
+
+    Raises:
+        InputError: flags differ, each is named with both values; or the file is damaged.
+    """
+    path, settings = Path(path), json.loads(json.dumps(settings))  # tuples become lists, as in the file
+    if not path.is_file():
+        _replace(path, json.dumps(settings, indent=2, ensure_ascii=False) + "\n")
+        return
+    try:
+        first = dict(json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
+        raise InputError(f"{path} does not hold the flags of an evolution ({error}); restore it, or give another --output-dir"
+                         ) from error
+    differing = [f"--{name.replace('_', '-')} {json.dumps(first.get(name))}, now {json.dumps(settings.get(name))}"
+                 for name in {**first, **settings} if first.get(name) != settings.get(name)]
+    if differing:
+        raise InputError(f"{path}: this evolution was begun with other flags ({'; '.join(differing)}), and its trials would not "
+                         "compare; give the same flags, or another --output-dir")
+
+
+def _replace(path: Path, text: str) -> None:
+    """A file gets a new content in one step."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     with open(temporary, "w", encoding="utf-8", newline="") as file:
-        file.write(text.getvalue())
+        file.write(text)
         file.flush()
         os.fsync(file.fileno())
     os.replace(temporary, path)
-    return row

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from train_utils.errors import InputError
-from train_utils.legacy_flags import SHARED, Rule, drop, drop_if_empty, flags_in, rename, switch
+from train_utils.legacy_flags import SHARED, Rule, drop, drop_if_empty, flags_in, rename, switch, unsupported
 
 
 def true_or_false(on: list[str], off: list[str]) -> Rule:
@@ -75,7 +75,7 @@ YOLO: dict[str, Rule] = {
     "--nms-thres": rename("--box-nms-thresh"),
     "--nms-thresh": rename("--box-nms-thresh"),
     "--iou-thres": matching_iou,
-    "--save-json": lambda flag, values: ["--test-only"],  # test.py alone has it; detections.json is always written
+    "--save-json": unsupported("training writes detections.json into its run folder after each evaluation; leave the flag out"),
     "--nosave": switch(["--nosave"], []),
     "--notest": switch(["--notest"], []),
     "--savebest": drop,  # last.pth and best.pth are both kept, always

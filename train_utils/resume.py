@@ -29,7 +29,10 @@ def find_resume_path(resume: str | None, output_dir: str) -> Path | None:
     """
     if resume != "auto":
         return Path(resume) if resume else None
-    return broadcast_object(find_resume(output_dir) if is_main_process() else None)
+    found = broadcast_object(find_resume(output_dir) if is_main_process() else None)
+    if found is None:
+        say("--resume auto: no checkpoint there, so a new run begins")
+    return found
 
 
 def open_run(settings: dict, default: str, resume_path: Path | None, class_names: list[str], **options: Any) -> RunFolder:
@@ -103,7 +106,7 @@ def check_resume(checkpoint: dict, path: Path, *, class_names: list[str], settin
             "to train on other classes start a new run with --weights"
         )
     old = checkpoint["args"]
-    for name in ("backbone", "net", "cfg", "opt"):
+    for name in ("backbone", "net", "opt"):
         if name in settings and not (name == "opt" and settings["test_only"]) and old.get(name) != settings[name]:
             raise InputError(f"{path} has --{name} {old.get(name)}, the command says {settings[name]}: make them equal")
     done = checkpoint["epoch"] + 1

@@ -26,7 +26,7 @@ from train_utils.distributed_utils import (
     say,
     unwrap,
 )
-from train_utils.errors import InputError
+from train_utils.errors import InputError, LossNotFinite
 from train_utils.freeze import frozen_stay_in_eval
 from train_utils.lr_schedule import set_lr
 from train_utils.metric_logger import MetricLogger
@@ -73,7 +73,8 @@ def train_one_epoch(
         (mean total loss over the steps and processes as a 1-element tensor, learning rate of group 0 at the last step).
 
     Raises:
-        InputError: the loader is empty, or a loss is not finite (its parts and the images' paths are in the message).
+        InputError: the loader is empty.
+        LossNotFinite: its parts and the images' paths are in the message.
     """
     logger = logger if logger is not None else MetricLogger(enabled=is_main_process())
     scaler = scaler if scaler is not None and scaler.is_enabled() else None
@@ -104,7 +105,7 @@ def train_one_epoch(
             finite = log_losses(reduce_dict(losses), logger)
             overflows = 0 if finite else overflows + 1
             if not finite and (scaler is None or overflows > MAX_OVERFLOWS):
-                raise InputError(not_finite_message(losses, step, targets, data_loader))
+                raise LossNotFinite(not_finite_message(losses, step, targets, data_loader))
             total = sum(losses.values()) / window
             (scaler.scale(total) if scaler else total).backward()
         if last_of_window:
