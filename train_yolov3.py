@@ -429,23 +429,25 @@ def open_data(args: argparse.Namespace):
     return TrainingSamples(CachedImages(train_set) if args.cache_images else train_set, seed=args.seed), val_set
 
 
-def make_train_loader(args: argparse.Namespace, train_set: TrainingSamples, model: YOLOv3, device: torch.device) -> DataLoader:
+def make_train_loader(
+    args: argparse.Namespace, train_set: TrainingSamples, model: YOLOv3, model_args: dict, device: torch.device
+) -> DataLoader:
     """This process's share of the training data, in seeded batches of augmented images of the largest training size."""
-    size = max(model.multi_scale or [max(model.transform.size)])
+    size = max(model_args["multi_scale"] or [model_args["img_size"]])
     is_square = model.darknet.height == model.darknet.width
     hyp = args.hyperparameters if args.jitter else dict.fromkeys(args.hyperparameters, 0.0)
     if args.mosaic:
-        if not is_square:
-            raise InputError("--mosaic makes squares, but the cfg's width and height differ: leave it out")
+        if not is_square or model_args["rect"]:
+            raise InputError("--mosaic makes squares, but the network input is none: leave it out")
         train_set = Mosaic(train_set.dataset, size, hyp, probability=args.mosaic, hflip=args.hflip, seed=args.seed)
     elif args.jitter:
         # Without a square of its own from here, the model brings each image to its input's shape.
-        keeps_shape = args.rect or args.resize == "stretch" or not is_square
+        keeps_shape = model_args["rect"] or model_args["resize"] == "stretch" or not is_square
         train_set.transform = yolo_recipe(size, hyp, hflip=args.hflip, rect=keeps_shape)
     else:
         train_set.transform = plain_recipe(args.hflip)
     groups = None
-    if args.rect and len(train_set) >= 2 * args.batch_size * args.world_size:  # groups have full batches only
+    if model_args["rect"] and len(train_set) >= 2 * args.batch_size * args.world_size:  # groups have full batches only
         groups = create_aspect_ratio_groups(train_set, 3)
     sampler = TrainBatchSampler(len(train_set), args.batch_size, groups, args.seed, args.rank, args.world_size)
     return make_loader(train_set, sampler, device, args.workers)
@@ -604,7 +606,7 @@ def load_start_weights(model: nn.Module, args: argparse.Namespace, start: Start 
         say(f"{path}: {load_yolo_weights(model.darknet, base).summary()}")
 
 
-def create_optimizer(args: argparse.Namespace, model: nn.Module) -> torch.optim.Optimizer:
+def create_optimizer(args: argparse.Namespace, model: nn.Module, lr: float) -> torch.optim.Optimizer:
     """Two weight decays: that of the convolutions, and another for normalisation layers and biases."""
     vectors = [p for p in model.parameters() if p.ndim == 1]
     decay = args.weight_decay if args.norm_weight_decay is None else args.norm_weight_decay
@@ -613,29 +615,30 @@ def create_optimizer(args: argparse.Namespace, model: nn.Module) -> torch.optim.
         {"params": vectors, "weight_decay": decay},
     ]
     if args.opt == "adamw":
-        return torch.optim.AdamW(groups, lr=args.lr)
-    return torch.optim.SGD(groups, lr=args.lr, momentum=args.momentum, nesterov=args.opt == "sgd_nesterov")
+        return torch.optim.AdamW(groups, lr=lr)
+    return torch.optim.SGD(groups, lr=lr, momentum=args.momentum, nesterov=args.opt == "sgd_nesterov")
 
 
-def set_steps(args: argparse.Namespace, num_batches: int) -> None:
-    """Batches per optimiser step, if not given, and the learning rate for the images that such a step really has."""
+def step_settings(args: argparse.Namespace, num_batches: int) -> tuple[int, float]:
+    """(batches per optimiser step, learning rate for the images that such a step really has)."""
     per_batch = args.batch_size * args.world_size
-    if args.accumulate is None:
-        args.accumulate = max(1, round(args.nominal_batch / per_batch))
-    images = per_batch * min(args.accumulate, num_batches)
-    if args.nominal_batch and args.opt != "adamw" and images != args.nominal_batch:
-        scale = images / args.nominal_batch
-        say(f"--lr {args.lr:g} is meant for {args.nominal_batch} images per step; for {images} it is {args.lr * scale:g}")
-        args.lr, args.unfreeze_lr = args.lr * scale, args.unfreeze_lr and args.unfreeze_lr * scale
+    accumulate = args.accumulate or max(1, round(args.nominal_batch / per_batch))
+    images = per_batch * min(accumulate, num_batches)
+    if not args.nominal_batch or args.opt == "adamw" or images == args.nominal_batch:
+        return accumulate, args.lr
+    lr = args.lr * images / args.nominal_batch
+    if not args.test_only:
+        say(f"--lr {args.lr:g} is meant for {args.nominal_batch} images per step; for {images} it is {lr:g}")
+    return accumulate, lr
 
 
-def make_schedule(args: argparse.Namespace, num_batches: int) -> LRSchedule:
+def make_schedule(args: argparse.Namespace, num_batches: int, accumulate: int) -> LRSchedule:
     """Burn-in over a fifth of the first epoch, at most 1000 batches, then falls at 80 and 90 % unless said otherwise."""
     warmup = args.warmup_steps
     if warmup is None:
-        warmup = -(-min(num_batches // 5 + 1, 1000) // args.accumulate)
+        warmup = -(-min(num_batches // 5 + 1, 1000) // accumulate)
     milestones = args.lr_steps or [round(0.8 * args.epochs), round(0.9 * args.epochs)]
-    return LRSchedule(args.lr_scheduler, max(1, -(-num_batches // args.accumulate)), args.epochs, warmup_steps=warmup,
+    return LRSchedule(args.lr_scheduler, max(1, -(-num_batches // accumulate)), args.epochs, warmup_steps=warmup,
                       warmup_power=args.warmup_power, milestones=milestones, step_size=args.lr_step_size, gamma=args.lr_gamma,
                       start_epoch=args.freeze_epochs, final_factor=args.final_lr)
 
@@ -733,7 +736,6 @@ def main(args: argparse.Namespace) -> dict | None:
         model_args = continue_settings(args, checkpoint, resume_path, class_names, model_args)
     elif not args.test_only:
         fit_to_data(args, model_args, train_set)
-    args.resize, args.rect = model_args["resize"], model_args["rect"]
     model = create_model(model_args, class_names)
     frozen_layers(args, model.darknet, 0)  # refuses what leaves nothing to learn
     if not checkpoint:
@@ -745,13 +747,13 @@ def main(args: argparse.Namespace) -> dict | None:
     model.to(device)
     val_loader = evaluation_loader(val_set, model.transform.padded_size, args.eval_batch_size or args.batch_size, device,
                                    args.workers)
-    train_loader = val_loader if args.test_only else make_train_loader(args, train_set, model, device)
+    train_loader = val_loader if args.test_only else make_train_loader(args, train_set, model, model_args, device)
 
     # 4. optimiser and schedule
-    set_steps(args, len(train_loader))
-    optimizer = create_optimizer(args, model)
+    accumulate, lr = step_settings(args, len(train_loader))
+    optimizer = create_optimizer(args, model, lr)
     scaler = torch.amp.GradScaler(device.type, enabled=amp_dtype == torch.float16)
-    schedule = make_schedule(args, len(train_loader))
+    schedule = make_schedule(args, len(train_loader), accumulate)
 
     # 5. resume
     start_epoch, rows = args.start_epoch, []
@@ -798,7 +800,7 @@ def main(args: argparse.Namespace) -> dict | None:
         begin = time.perf_counter()
         mean_loss, lr = train_one_epoch(
             wrapped, optimizer, train_loader, device, epoch, args.print_freq, scaler=scaler,
-            lr_factor=stage_factor(args, schedule, epoch), amp_dtype=amp_dtype, accumulate=args.accumulate,
+            lr_factor=stage_factor(args, schedule, epoch), amp_dtype=amp_dtype, accumulate=accumulate,
             clip_grad_norm=args.clip_grad_norm, ema=ema, seed=args.seed, bad_samples=bad_samples, logger=logger)
         row = epoch_row(epoch, mean_loss, lr, logger, time.perf_counter() - begin, len(train_set), device)
         tested = ema.module if ema else model

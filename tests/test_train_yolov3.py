@@ -143,12 +143,15 @@ def test_the_cfg_follows_the_data_and_its_anchors(run, capsys):
     run("--test-only", "--single-cls", "--resume", folder / "last.pth")
 
 
-def test_anchors_are_fitted_on_the_first_start_of_a_restartable_command(run):
+def test_anchors_are_fitted_on_the_first_start_of_a_restartable_command(run, capsys):
     words = ["--anchors", "auto", "--resume", "auto", "--multi-scale", "--nosave", "--patience", 1]
     folder = run("--epochs", 1, *words)
     text = (folder / "model.cfg").read_text()
     assert text != small_cfg(4) and (folder / "last.pth").is_file()
-    assert run("--epochs", 2, *words) == folder and (folder / "model.cfg").read_text() == text
+    capsys.readouterr()
+    assert run("--epochs", 2, *words, "--nominal-batch", 64) == folder and (folder / "model.cfg").read_text() == text
+    changed = [line for line in capsys.readouterr().out.splitlines() if line.startswith("changed since")]
+    assert changed == ["changed since the run began: epochs 1 -> 2", "changed since the run began: nominal_batch 0 -> 64"]
 
 
 def test_a_cfg_of_another_shape_than_square(run, tmp_path):
@@ -158,9 +161,9 @@ def test_a_cfg_of_another_shape_than_square(run, tmp_path):
     model = script.create_model(model_args, ["a"] * 4)
     assert model.transform.size == (64, 128)
     args = script.parse_args(["--dataset", "voc", "--data-path", "x", "--cfg", "wide.cfg"])
-    args.rank, args.world_size, args.rect = 0, 1, False
+    args.rank, args.world_size = 0, 1
     train_set = script.TrainingSamples([(torch.zeros(3, 50, 200, dtype=torch.uint8), NO_OBJECTS)])
-    loader = script.make_train_loader(args, train_set, model, torch.device("cpu"))
+    loader = script.make_train_loader(args, train_set, model, model_args, torch.device("cpu"))
     assert loader.dataset[0][0].shape == (3, 32, 128)  # the model adds the borders: the scale is that of evaluation
 
 
@@ -181,8 +184,7 @@ def test_hyperparameters_come_from_file_and_flags(run, tmp_path):
 def test_the_rate_is_meant_for_64_images(batch, world, accumulate, batches, steps, lr):
     args = script.parse_args(["--dataset", "voc", "--data-path", "x", "--batch-size", str(batch), "--lr", "0.01"])
     args.world_size, args.accumulate = world, accumulate
-    script.set_steps(args, batches)
-    assert args.accumulate == steps and args.lr == pytest.approx(lr)
+    assert script.step_settings(args, batches) == (steps, pytest.approx(lr))
 
 
 def test_sizes_of_the_network_input():
@@ -197,7 +199,7 @@ def test_sizes_of_the_network_input():
 @pytest.mark.parametrize(("epochs", "factors"), [(1, [1]), (2, [1, 1]), (3, [1, 1, 0.1]), (10, [1] * 8 + [0.1, 0.01])])
 def test_the_rate_falls_at_80_and_90_percent(epochs, factors):
     args = script.parse_args(["--dataset", "voc", "--data-path", "x", "--epochs", str(epochs), "--accumulate", "1"])
-    schedule = script.make_schedule(args, 100)
+    schedule = script.make_schedule(args, 100, accumulate=1)
     assert [schedule.factor(100 * epoch + 99) for epoch in range(epochs)] == pytest.approx(factors)
     assert schedule.factor(0) == pytest.approx((1 / 21) ** 4) and schedule.factor(21) == 1.0
 
@@ -205,7 +207,7 @@ def test_the_rate_falls_at_80_and_90_percent(epochs, factors):
 def test_two_parameter_groups():
     args = script.parse_args(["--dataset", "voc", "--data-path", "x", "--weight-decay", "0.01", "--norm-weight-decay", "0.002"])
     model = script.create_model({"cfg": small_cfg(1)}, ["a"])
-    groups = script.create_optimizer(args, model).param_groups
+    groups = script.create_optimizer(args, model, 0.01).param_groups
     decays = {id(p): group["weight_decay"] for group in groups for p in group["params"]}
     assert len(decays) == len(list(model.parameters()))
     first = model.darknet.module_list[0]
