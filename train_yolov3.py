@@ -89,10 +89,11 @@ from train_utils.train_eval_utils import (
     validation_losses,
 )
 
-SCRIPT = Path(__file__).stem
+SCRIPT, ROOT = Path(__file__).stem, Path(__file__).parent
 DEFAULT_OUTPUT = f"runs/{SCRIPT.removeprefix('train_')}"
 USER_ERRORS = (network_files.InputError, datasets.InputError)  # told in one sentence, exit code 2
 DEFAULT_CFG = "cfg/yolov3.cfg"
+OF_CHECKPOINT = {"cfg", "img_size", "resize", "rect"}  # what a run that goes on takes from there unless given
 UPLOADED = ("last.pth", "best.pth", "results.txt", "results.csv", "loss_and_lr.png", "mAP.png")  # by --bucket
 
 # The 2019 trainer's values for SGD with batches of 64; `--hyp FILE` and the flags of the same meaning go before them.
@@ -330,7 +331,7 @@ def follow_2019(args: argparse.Namespace) -> list[str]:
 def set_hyperparameters(args: argparse.Namespace, values: dict[str, float] | None = None) -> None:
     """`args.hyperparameters` from HYP, the file of `--hyp` and the flags, in this order, or as given; the flags follow them."""
     if values is None:
-        values = HYP | (read_hyp(args.hyp, HYP) if args.hyp else {})
+        values = HYP | (read_hyp(in_repository(args.hyp), HYP) if args.hyp else {})
         flags = {name: getattr(args, dest) for name, dest in FLAG_OF_HYP.items()}
         values |= {name: value for name, value in flags.items() if value is not None}
     args.hyperparameters = values
@@ -453,14 +454,18 @@ def make_train_loader(
     return make_loader(train_set, sampler, device, args.workers)
 
 
+def in_repository(path: str) -> Path:
+    """A file as named, or where there is none, the one of that name in this repository."""
+    return Path(path) if Path(path).is_file() else ROOT / path
+
+
 def find_cfg(path: str) -> Path:
-    """The cfg file as named, or of that name in this repository, whatever the current folder."""
-    root = Path(__file__).parent
-    for place in (Path(path), root / path):
-        if place.is_file():
-            return place
-    known = ", ".join(sorted(f"cfg/{file.name}" for file in root.glob("cfg/*.cfg")))
-    raise InputError(f"--cfg {path}: no such file; there are {known}")
+    """The cfg file of `--cfg`."""
+    found = in_repository(path)
+    if not found.is_file():
+        known = ", ".join(sorted(f"cfg/{file.name}" for file in ROOT.glob("cfg/*.cfg")))
+        raise InputError(f"--cfg {path}: no such file; there are {known}")
+    return found
 
 
 def outline(cfg: str) -> Darknet:
@@ -682,7 +687,8 @@ def continue_settings(
     args: argparse.Namespace, checkpoint: dict, path: Path, class_names: list[str], wanted: dict
 ) -> dict:
     """The model values of a checkpoint that is continued or tested, after checking that the command fits it."""
-    changed = check_resume(checkpoint, path, class_names=class_names, settings=vars(args), script=Path(__file__))
+    given = {name: value for name, value in vars(args).items() if value is not None or name not in OF_CHECKPOINT}
+    changed = check_resume(checkpoint, path, class_names=class_names, settings=given, script=Path(__file__))
     stored = checkpoint["model_args"]
     if args.cfg and without_anchors(wanted["cfg"]) != without_anchors(stored["cfg"]):
         raise InputError(f"{path} has another network than --cfg {args.cfg}: leave --cfg out to go on with its own")

@@ -174,7 +174,7 @@ def test_hyperparameters_come_from_file_and_flags(run, tmp_path):
     assert (args.lr, args.momentum, args.hyperparameters["momentum"]) == (0.02, 0.7, 0.7)
     assert script.resolve_model_args(args, None, ["a"])["loss"]["giou"] == 3.5
     assert script.parse_args(["--dataset", "voc", "--data-path", "x"]).hyperparameters == script.HYP
-    later = script.parse_args(["--dataset", "voc", "--data-path", "x", "--hyp", str(ROOT / "cfg" / "hyp-2020.yaml"), "--mosaic"])
+    later = script.parse_args(["--dataset", "voc", "--data-path", "x", "--hyp", "cfg/hyp-2020.yaml", "--mosaic"])
     assert (later.lr, later.final_lr, later.mosaic, later.hyperparameters["obj"]) == (0.01, 0.05, 1.0, 64.3)
 
 
@@ -405,6 +405,21 @@ def test_the_usual_starts_are_taken_if_they_are_there(checkout):
 def test_yolo_label_files(style, run, tmp_path):
     folder = run("--data-path", make_yolo(tmp_path / "mine", images=6, style=style), "--epochs", 1)
     assert (folder / "classes.txt").read_text().split() == ["circle", "square"]
+
+
+def test_a_run_goes_on_with_its_own_network(run, tmp_path, capsys):
+    folder = run("--epochs", 1, "--resize", "stretch")
+    words = ["--data-path", make_yolo(tmp_path / "mine", images=6), "--resume", folder / "last.pth"]
+    again = [word for word in SMALL if word not in ("--cfg", CFG, "--img-size", "96")]
+    expect_one_sentence(script, capsys, "has the classes circle, square, triangle, star", *words, *again, "--epochs", "2")
+    (tmp_path / "other.cfg").write_text(small_cfg(4).replace("filters=16", "filters=8"))
+    shapes_words = json.loads((folder / "args.json").read_text())["args"]["data_path"]
+    expect_one_sentence(script, capsys, "has another network than --cfg other.cfg", "--data-path", *shapes_words, *again,
+                        "--resume", folder / "last.pth", "--epochs", "2", "--cfg", "other.cfg")
+    script.main(script.parse_args(["--data-path", *shapes_words, *again, "--resume", str(folder / "last.pth"), "--epochs", "2"]))
+    out = capsys.readouterr().out
+    assert [line for line in out.splitlines() if "since the run began" in line] == ["changed since the run began: epochs 1 -> 2"]
+    assert load_checkpoint(folder / "last.pth")["model_args"]["resize"] == "stretch"
 
 
 def test_bad_input_ends_in_one_sentence(run, shapes, tmp_path, capsys, darknet_file):
