@@ -26,8 +26,8 @@ from torch.utils.data import DataLoader
 
 import datasets
 import network_files
-from datasets.annotations import summarise_faults
-from datasets.open_dataset import guess_kind, open_dataset
+from datasets.annotations import stop_on_lost_images, summarise_faults
+from datasets.open_dataset import OPTIONS, common_kind, guess_sources, open_dataset
 from datasets.samples import TrainingSamples
 from datasets.transforms import Compose, PhotometricDistort, RandomHorizontalFlip
 from network_files.backbones import BACKBONES, imagenet_weights, load_imagenet, set_trainable_layers
@@ -42,6 +42,7 @@ from network_files.faster_rcnn_weights import (
     unwrap,
 )
 from plot_curve import plot_loss_and_lr, plot_map
+from train_utils.any_dataset import ground_truth_of
 from train_utils.bad_samples import BadSamples
 from train_utils.best_epoch import best_epoch, evaluations_since_best
 from train_utils.checkpoint import fetch_url, load_checkpoint
@@ -114,7 +115,7 @@ def get_args_parser() -> argparse.ArgumentParser:
     on_off = argparse.BooleanOptionalAction
 
     data = parser.add_argument_group("data")
-    data.add_argument("--dataset", choices=["auto", "voc", "coco", "open_images", "yolo", "shapes"], default="auto",
+    data.add_argument("--dataset", choices=["auto", "voc", "coco", "openimages", "yolo", "shapes"], default="auto",
                       help="format of the data; auto looks at --data-path, and takes shapes where none is given")
     data.add_argument("--data-path", nargs="+", metavar="DIR",
                       help="root of the data; VOC: the parent of VOCdevkit, VOCdevkit, a year or a bare folder; several: joined")
@@ -130,6 +131,17 @@ def get_args_parser() -> argparse.ArgumentParser:
     data.add_argument("--num-classes", type=int, help="number of classes without background, only to check the data against")
     data.add_argument("--skip-difficult", action=on_off, default=False, help="do not train on VOC's difficult objects")
     data.add_argument("--drop-empty", action=on_off, default=False, help="do not train on images without objects")
+    data.add_argument("--skip-unknown", action=on_off, default=False, help="leave out objects of classes not in --classes")
+    data.add_argument("--skip-missing", action=on_off, default=False,
+                      help="VOC: leave out listed images whose picture or annotation is missing, instead of stopping")
+    data.add_argument("--group-boxes", action=on_off, default=False,
+                      help="Open Images: train on boxes around groups too, and expect them to be found")
+    data.add_argument("--polygon-boxes", action=on_off, default=False,
+                      help="YOLO: take the box around a polygon, instead of stopping")
+    data.add_argument("--merge-classes", action=on_off, default=False,
+                      help="several data paths: take the classes of all, instead of asking for the same in each")
+    data.add_argument("--allow-outside", action=on_off, default=False,
+                      help="let the data set's files name paths outside its folder, and follow links that lead out of it")
     data.add_argument("--hflip", type=float, default=0.5, metavar="P", help="probability of a horizontal flip")
     data.add_argument("--photometric", action=on_off, default=False, help="random brightness, contrast, saturation, hue")
     data.add_argument("--aspect-ratio-group-factor", type=int, default=3, metavar="K",
@@ -218,7 +230,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     args, given = parser.parse_args(words), given_flags(parser, words)
     kind = args.dataset
     if kind == "auto":
-        kind = guess_kind(args.data_path or args.val_data_path, args.train_json or args.val_json)
+        sources = guess_sources([*(args.data_path or []), *(args.val_data_path or [])], args.train_json or args.val_json)
+        kind = common_kind(sources)
+        notes += [f"{source.root}: taken as {source.kind}, since {source.why}" for source in sources if source.why]
     if kind == "shapes":
         args, quick = parse_with_preset(parser, words, QUICK_START, together=OPTIMISER_FLAGS)
         args.data_path = args.data_path or ["data/shapes"]
@@ -283,15 +297,15 @@ def check_args(args: argparse.Namespace) -> None:
 
 def open_data(args: argparse.Namespace):
     """(training set, validation set) of the same classes; augmentation is drawn per (epoch, index). Only the latter to test."""
-    train_set = None
+    train_set, options = None, {name: getattr(args, name) for name in OPTIONS}
     if not args.test_only:
-        train_set = open_dataset(args.dataset, args.data_path, args.train_split, year=args.year, class_names=args.classes,
-                                 json_path=args.train_json, image_dir=args.train_images, drop_empty=args.drop_empty,
-                                 skip_difficult=args.skip_difficult)
+        train_set = open_dataset(args.dataset, args.data_path, args.train_split, class_names=args.classes,
+                                 json_path=args.train_json, image_dir=args.train_images, drop_empty=args.drop_empty, **options)
         say(*(f"training data: {line}" for line in summarise_faults(train_set.faults)))
-    val_set = open_dataset(args.dataset, args.val_data_path or args.data_path, args.val_split, year=args.year,
+        stop_on_lost_images(train_set.faults, args.max_bad_samples)
+    val_set = open_dataset(args.dataset, args.val_data_path or args.data_path, args.val_split,
                            class_names=train_set.class_names if train_set else args.classes,
-                           json_path=args.val_json, image_dir=args.val_images, skip_difficult=args.skip_difficult)
+                           json_path=args.val_json, image_dir=args.val_images, **options)
     say(*(f"validation data: {line}" for line in summarise_faults(val_set.faults)))
     check_num_classes(args.num_classes, val_set.class_names, args.dataset)
     val_set = TrainingSamples(val_set, seed=args.seed)
@@ -301,8 +315,9 @@ def open_data(args: argparse.Namespace):
     return TrainingSamples(train_set, Compose(augmentation), seed=args.seed), val_set
 
 
-def make_train_loader(args: argparse.Namespace, train_set, device: torch.device) -> DataLoader:
+def make_train_loader(args: argparse.Namespace, train_set, model_args: dict, device: torch.device) -> DataLoader:
     """This process's share of the training data, in seeded batches of images of similar shape."""
+    train_set.decode_side = max(model_args["min_size"])  # no image is needed larger
     factor = args.aspect_ratio_group_factor
     groups = create_aspect_ratio_groups(train_set, factor) if factor >= 0 else None
     sampler = TrainBatchSampler(len(train_set), args.batch_size, groups, args.seed, args.rank, args.world_size)
@@ -503,7 +518,7 @@ def main(args: argparse.Namespace) -> None:
     model.to(device)
     val_loader = evaluation_loader(val_set, model.transform.padded_size, args.eval_batch_size or args.batch_size, device,
                                    args.workers)
-    train_loader = val_loader if args.test_only else make_train_loader(args, train_set, device)
+    train_loader = val_loader if args.test_only else make_train_loader(args, train_set, model_args, device)
 
     # 4. optimiser and schedule
     optimizer = create_optimizer(args, model)
@@ -527,7 +542,8 @@ def main(args: argparse.Namespace) -> None:
         ema.load_state_dict(averaged)
 
     # 6. test only
-    scorer = CocoScorer(val_set.ground_truth()) if is_main_process() else None
+    truth = ground_truth_of(val_set)
+    scorer = CocoScorer(truth) if is_main_process() else None
     evaluate_now = partial(evaluate_fully, data_loader=val_loader, device=device, scorer=scorer, amp_dtype=amp_dtype,
                            label_map=label_map(class_names, val_set.class_names))
     if args.test_only:
@@ -562,10 +578,10 @@ def main(args: argparse.Namespace) -> None:
         if evaluate_this:
             result, detections = evaluate_now(tested)
             row["stats"] = result.stats
-            report_evaluation(run, result, detections, val_set)
+            report_evaluation(run, result, detections, val_set, truth)
         run.add_row(row)
         state = training_state(model, optimizer, scaler, ema, epoch, model_args=model_args, class_names=class_names,
-                               category_ids=val_set.ground_truth()["category_ids"], settings=vars(args),
+                               category_ids=truth["category_ids"], settings=vars(args),
                                script=Path(__file__))
         run.save(state, epoch, is_best=best_epoch(run.rows, args.best_metric) == epoch)
         if 0 < args.patience <= evaluations_since_best(run.rows, args.best_metric, first_epoch=args.freeze_epochs):

@@ -28,10 +28,10 @@ from torch.utils.data import DataLoader
 
 import datasets
 import network_files
-from datasets.annotations import summarise_faults
+from datasets.annotations import stop_on_lost_images, summarise_faults
 from datasets.balance import balanced_subset
 from datasets.class_names import read_labels
-from datasets.open_dataset import guess_kind, open_dataset
+from datasets.open_dataset import OPTIONS, common_kind, guess_sources, open_dataset
 from datasets.open_images import is_open_images_folder
 from datasets.samples import TrainingSamples
 from datasets.ssd_augmentation import RECIPES
@@ -56,6 +56,7 @@ from network_files.ssd_weights import (
 from network_files.state_dicts import detector_family, unwrap
 from plot_curve import plot_loss_and_lr, plot_map
 from train_utils import jetson
+from train_utils.any_dataset import ground_truth_of
 from train_utils.bad_samples import BadSamples
 from train_utils.best_epoch import best_epoch, evaluations_since_best
 from train_utils.checkpoint import fetch_url, load_checkpoint
@@ -137,7 +138,7 @@ JETSON = {
     "skip_difficult": True,
     "output_dir": "models/ssd",
 }
-JETSON_SPLITS = {"voc": ("trainval", "test"), "open_images": ("train", "test")}
+JETSON_SPLITS = {"voc": ("trainval", "test"), "openimages": ("train", "test")}
 JETSON_WEIGHTS = Path("models/mobilenet-v1-ssd-mp-0_675.pth")
 
 
@@ -149,7 +150,7 @@ def get_args_parser() -> argparse.ArgumentParser:
     on_off = argparse.BooleanOptionalAction
 
     data = parser.add_argument_group("data")
-    data.add_argument("--dataset", choices=["auto", "voc", "coco", "open_images", "yolo", "shapes"], default="auto",
+    data.add_argument("--dataset", choices=["auto", "voc", "coco", "openimages", "yolo", "shapes"], default="auto",
                       help="format of the data; auto looks at --data-path, and takes shapes where none is given")
     data.add_argument("--data-path", nargs="+", metavar="DIR",
                       help="root of the data; VOC: the parent of VOCdevkit, VOCdevkit, a year or a bare folder; several: joined")
@@ -166,8 +167,16 @@ def get_args_parser() -> argparse.ArgumentParser:
     data.add_argument("--skip-difficult", action=on_off, default=False, help="do not train on VOC's difficult objects")
     data.add_argument("--drop-empty", action=on_off, default=False, help="do not train on images without objects")
     data.add_argument("--skip-unknown", action=on_off, default=False, help="leave out objects of classes not in --classes")
+    data.add_argument("--skip-missing", action=on_off, default=False,
+                      help="VOC: leave out listed images whose picture or annotation is missing, instead of stopping")
     data.add_argument("--group-boxes", action=on_off, default=False,
                       help="Open Images: train on boxes around groups too, and expect them to be found")
+    data.add_argument("--polygon-boxes", action=on_off, default=False,
+                      help="YOLO: take the box around a polygon, instead of stopping")
+    data.add_argument("--merge-classes", action=on_off, default=False,
+                      help="several data paths: take the classes of all, instead of asking for the same in each")
+    data.add_argument("--allow-outside", action=on_off, default=False,
+                      help="let the data set's files name paths outside its folder, and follow links that lead out of it")
     data.add_argument("--augmentation", choices=sorted(RECIPES), default="ssd",
                       help="ssd: the paper's; nvidia: as in its SSD300; ssdlite: crop and flip; hflip: flip only")
     data.add_argument("--hflip", type=float, default=0.5, metavar="P", help="probability of a horizontal flip")
@@ -264,7 +273,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         args.data_path = ["data"]  # its default, where it holds something
     kind = args.dataset
     if kind == "auto":
-        kind = guess_kind(args.data_path or args.val_data_path, args.train_json or args.val_json)
+        sources = guess_sources([*(args.data_path or []), *(args.val_data_path or [])], args.train_json or args.val_json)
+        kind = common_kind(sources)
+        notes += [f"{source.root}: taken as {source.kind}, since {source.why}" for source in sources if source.why]
     parser.set_defaults(data_path=args.data_path or (["data/shapes"] if kind == "shapes" else None))
     preset = JETSON if like_jetson else {}
     if kind == "shapes":
@@ -360,17 +371,15 @@ def check_args(args: argparse.Namespace) -> None:
 
 def open_data(args: argparse.Namespace):
     """(training set, validation set) of the same classes, the latter for both when there is only something to test."""
-    train_set = None
+    train_set, options = None, {name: getattr(args, name) for name in OPTIONS}
     if not args.test_only:
-        train_set = open_dataset(args.dataset, args.data_path, args.train_split, year=args.year, class_names=args.classes,
-                                 json_path=args.train_json, image_dir=args.train_images, drop_empty=args.drop_empty,
-                                 skip_difficult=args.skip_difficult, skip_unknown=args.skip_unknown,
-                                 group_boxes=args.group_boxes)
+        train_set = open_dataset(args.dataset, args.data_path, args.train_split, class_names=args.classes,
+                                 json_path=args.train_json, image_dir=args.train_images, drop_empty=args.drop_empty, **options)
         say(*(f"training data: {line}" for line in summarise_faults(train_set.faults)))
-    val_set = open_dataset(args.dataset, args.val_data_path or args.data_path, args.val_split, year=args.year,
+        stop_on_lost_images(train_set.faults, args.max_bad_samples)
+    val_set = open_dataset(args.dataset, args.val_data_path or args.data_path, args.val_split,
                            class_names=train_set.class_names if train_set else args.classes,
-                           json_path=args.val_json, image_dir=args.val_images, skip_unknown=args.skip_unknown,
-                           skip_difficult=args.skip_difficult, group_boxes=args.group_boxes)
+                           json_path=args.val_json, image_dir=args.val_images, **options)
     say(*(f"validation data: {line}" for line in summarise_faults(val_set.faults)))
     check_num_classes(args.num_classes, val_set.class_names, args.dataset)
     val_set = TrainingSamples(val_set, seed=args.seed)
@@ -392,6 +401,7 @@ def make_train_loader(args: argparse.Namespace, train_set, model: nn.Module, dev
     if args.batch_size < smallest:
         raise InputError(f"--batch-size {args.batch_size}: {args.net} at {model.resolution} pixels has BatchNorm on maps of one "
                          f"cell, which need {smallest} images at once: raise --batch-size")
+    train_set.decode_side = 2 * model.resolution  # crops look at a part of the image
     train_set.transform = RECIPES[args.augmentation](model.resolution, model.transform.image_mean, args.hflip)
     sampler = TrainBatchSampler(len(train_set), args.batch_size, None, args.seed, args.rank, args.world_size, smallest)
     return make_loader(train_set, sampler, device, args.workers)
@@ -635,7 +645,8 @@ def main(args: argparse.Namespace) -> None:
         ema.load_state_dict(averaged)
 
     # 6. test only
-    scorer = CocoScorer(val_set.ground_truth()) if is_main_process() else None
+    truth = ground_truth_of(val_set)
+    scorer = CocoScorer(truth) if is_main_process() else None
     evaluate_now = partial(evaluate_fully, data_loader=val_loader, device=device, scorer=scorer, amp_dtype=amp_dtype,
                            label_map=label_map(class_names, val_set.class_names))
     if args.test_only:
@@ -674,14 +685,14 @@ def main(args: argparse.Namespace) -> None:
         if evaluate_this:
             result, detections = evaluate_now(tested)
             row["stats"] = result.stats
-            metrics = report_evaluation(run, result, detections, val_set)
+            metrics = report_evaluation(run, result, detections, val_set, truth)
         if args.jetson:
             jetson.log_losses(epoch, "Training", logger.means())
         if args.jetson and evaluate_this:
             report_jetson(args, run, tested, epoch, losses, metrics)
         run.add_row(row)
         state = training_state(model, optimizer, scaler, ema, epoch, model_args=model_args, class_names=class_names,
-                               category_ids=val_set.ground_truth()["category_ids"], settings=vars(args),
+                               category_ids=truth["category_ids"], settings=vars(args),
                                script=Path(__file__))
         run.save(state, epoch, is_best=best_epoch(run.rows, args.best_metric) == epoch)
         if 0 < args.patience <= evaluations_since_best(run.rows, args.best_metric, first_epoch=args.freeze_epochs):

@@ -32,12 +32,12 @@ from torch.utils.data import DataLoader
 
 import datasets
 import network_files
-from datasets.annotations import summarise_faults
+from datasets.annotations import stop_on_lost_images, summarise_faults
 from datasets.class_names import read_class_file, translate_old_names
 from datasets.image_cache import CachedImages
 from datasets.kmeans_anchors import anchor_recall, box_sizes, kmeans_anchors
 from datasets.mosaic import Mosaic
-from datasets.open_dataset import guess_kind, open_dataset
+from datasets.open_dataset import OPTIONS, common_kind, guess_sources, open_dataset
 from datasets.samples import TrainingSamples
 from datasets.yolo_augmentation import plain_recipe, yolo_recipe
 from network_files.darknet import Darknet, base_layers, head_convolutions
@@ -48,6 +48,7 @@ from network_files.yolo_checkpoints import count_classes, load_yolo_weights, nor
 from network_files.yolo_loss import YoloLoss
 from network_files.yolov3 import YOLOv3
 from plot_curve import plot_evolution, plot_loss_and_lr, plot_map
+from train_utils.any_dataset import ground_truth_of
 from train_utils.bad_samples import BadSamples
 from train_utils.best_epoch import best_epoch, evaluations_since_best
 from train_utils.bucket import upload
@@ -139,6 +140,7 @@ TRAINER_2019 = {
     "best_metric": "AP50",
     "box_nms_thresh": 0.5,
     "backup_every": 10,
+    "allow_outside": True,
 }
 # What may differ between two calls of one evolution.
 NOT_OF_EVOLUTION = {"evolve", "bucket", "output_dir", "notes", "workers", "print_freq", "device"}
@@ -154,7 +156,7 @@ def get_args_parser() -> argparse.ArgumentParser:
     on_off = argparse.BooleanOptionalAction
 
     data = parser.add_argument_group("data")
-    data.add_argument("--dataset", choices=["auto", "voc", "coco", "open_images", "yolo", "shapes"], default="auto",
+    data.add_argument("--dataset", choices=["auto", "voc", "coco", "openimages", "yolo", "shapes"], default="auto",
                       help="format of the data; auto looks at --data-path, and takes shapes where none is given")
     data.add_argument("--data-path", nargs="+", metavar="DIR",
                       help="root of the data; VOC: the parent of VOCdevkit, VOCdevkit, a year or a bare folder; several: joined")
@@ -171,8 +173,16 @@ def get_args_parser() -> argparse.ArgumentParser:
     data.add_argument("--skip-difficult", action=on_off, default=False, help="do not train on VOC's difficult objects")
     data.add_argument("--drop-empty", action=on_off, default=False, help="do not train on images without objects")
     data.add_argument("--skip-unknown", action=on_off, default=False, help="leave out objects of classes not in --classes")
+    data.add_argument("--skip-missing", action=on_off, default=False,
+                      help="VOC: leave out listed images whose picture or annotation is missing, instead of stopping")
     data.add_argument("--group-boxes", action=on_off, default=False,
                       help="Open Images: train on boxes around groups too, and expect them to be found")
+    data.add_argument("--polygon-boxes", action=on_off, default=False,
+                      help="YOLO: take the box around a polygon, instead of stopping")
+    data.add_argument("--merge-classes", action=on_off, default=False,
+                      help="several data paths: take the classes of all, instead of asking for the same in each")
+    data.add_argument("--allow-outside", action=on_off, default=False,
+                      help="let the data set's files name paths outside its folder, and follow links that lead out of it")
     data.add_argument("--single-cls", action=on_off, default=False, help="take all classes for one")
     data.add_argument("--cache-images", action=on_off, default=False,
                       help="keep decoded images in memory, in every loader process")
@@ -290,7 +300,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         args.data_path, like_2019 = [str(DATA_2019)], True
     kind = args.dataset
     if kind == "auto":
-        kind = guess_kind(args.data_path or args.val_data_path, args.train_json or args.val_json)
+        sources = guess_sources([*(args.data_path or []), *(args.val_data_path or [])], args.train_json or args.val_json)
+        kind = common_kind(sources)
+        notes += [f"{source.root}: taken as {source.kind}, since {source.why}" for source in sources if source.why]
     parser.set_defaults(data_path=args.data_path or (["data/shapes"] if kind == "shapes" else None))
     preset = dict(TRAINER_2019) if like_2019 else dict(QUICK_START) if kind == "shapes" else {}
     if (args.weights or args.resume) and not like_2019:
@@ -412,13 +424,12 @@ def check_args(args: argparse.Namespace) -> None:
 
 def open_data(args: argparse.Namespace):
     """(training set, validation set) of the same classes, the latter for both when there is only something to test."""
-    options = dict(year=args.year, skip_unknown=args.skip_unknown, skip_difficult=args.skip_difficult,
-                   group_boxes=args.group_boxes, single_class=args.single_cls)
-    train_set = None
+    train_set, options = None, {"single_class": args.single_cls, **{name: getattr(args, name) for name in OPTIONS}}
     if not args.test_only:
         train_set = open_dataset(args.dataset, args.data_path, args.train_split, class_names=args.classes,
                                  drop_empty=args.drop_empty, json_path=args.train_json, image_dir=args.train_images, **options)
         say(*(f"training data: {line}" for line in summarise_faults(train_set.faults)))
+        stop_on_lost_images(train_set.faults, args.max_bad_samples)
     val_set = open_dataset(args.dataset, args.val_data_path or args.data_path, args.val_split,
                            class_names=train_set.class_names if train_set and not args.single_cls else args.classes,
                            json_path=args.val_json, image_dir=args.val_images, **options)
@@ -435,6 +446,7 @@ def make_train_loader(
 ) -> DataLoader:
     """This process's share of the training data, in seeded batches of augmented images of the largest training size."""
     size = max(model_args["multi_scale"] or [model_args["img_size"]])
+    train_set.decode_side = 2 * size  # the warp may look at a part of the image
     is_square = model.darknet.height == model.darknet.width
     hyp = args.hyperparameters if args.jitter else dict.fromkeys(args.hyperparameters, 0.0)
     if args.mosaic:
@@ -565,7 +577,7 @@ def resolve_model_args(args: argparse.Namespace, start: Start | None, class_name
 
 def fit_to_data(args: argparse.Namespace, model_args: dict, train_set) -> None:
     """What of a new model comes from the training boxes: anchors (`--anchors auto`) and class weights (`--class-weights`)."""
-    truth = train_set.ground_truth()
+    truth = ground_truth_of(train_set)
     if args.class_weights:
         weights = 1 / np.maximum(np.bincount(truth["labels"] - 1, minlength=len(train_set.class_names)), 1)
         model_args["loss"]["class_weights"] = (weights / weights.mean()).tolist()
@@ -776,14 +788,15 @@ def main(args: argparse.Namespace) -> dict | None:
         ema.load_state_dict(averaged)
 
     # 6. test only
-    scorer = CocoScorer(val_set.ground_truth()) if is_main_process() else None
+    truth = ground_truth_of(val_set)
+    scorer = CocoScorer(truth) if is_main_process() else None
     evaluate_now = partial(evaluate_fully, data_loader=val_loader, device=device, scorer=scorer, amp_dtype=amp_dtype,
                            label_map=label_map(class_names, val_set.class_names))
     if args.test_only:
         result, detections = evaluate_now(model)
         say(*result.lines)
         if is_main_process():
-            say(format_line(precision_recall(detections, val_set.ground_truth())))
+            say(format_line(precision_recall(detections, truth)))
         return None
 
     # 7. train
@@ -818,16 +831,16 @@ def main(args: argparse.Namespace) -> dict | None:
         if evaluate_this:
             result, detections = evaluate_now(tested)
             row["stats"] = result.stats
-            report_evaluation(run, result, detections, val_set)
+            report_evaluation(run, result, detections, val_set, truth)
         if evaluate_this and is_main_process():
-            found = precision_recall(detections, val_set.ground_truth())
+            found = precision_recall(detections, truth)
             say(format_line(found))
             row |= found
         run.add_row(row)
         stops_early = 0 < args.patience <= evaluations_since_best(run.rows, args.best_metric, first_epoch=args.freeze_epochs)
         if is_last or stops_early or not args.nosave:
             state = training_state(model, optimizer, scaler, ema, epoch, model_args=model_args, class_names=class_names,
-                                   category_ids=val_set.ground_truth()["category_ids"], settings=vars(args),
+                                   category_ids=truth["category_ids"], settings=vars(args),
                                    script=Path(__file__))
             run.save(state, epoch, is_best=best_epoch(run.rows, args.best_metric) == epoch)
         if args.bucket and is_main_process():

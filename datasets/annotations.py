@@ -23,7 +23,7 @@ import numpy as np
 from datasets.errors import InputError
 
 NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?", re.ASCII)  # `float` would also take 1_0 and ４２
-FIX, DROP_OBJECT, DROP_IMAGE, STOP = "fix", "drop object", "drop image", "stop"
+WARN, FIX, DROP_OBJECT, DROP_IMAGE, STOP = "warn", "fix", "drop object", "drop image", "stop"
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,8 @@ class Fault:
     """One defect of a data set.
 
     file: the file at fault; where: "line 12", "object 3", "annotation 17" or ""; kind: words that are equal for equal
-    defects; detail: one sentence with the value and the remedy; action: "fix", "drop object", "drop image" or "stop".
+    defects; detail: one sentence with the value and the remedy; action: what training does, "warn" (it uses the data as they
+    are), "fix", "drop object", "drop image" or "stop"; count: records that it stands for, of which it shows the first.
     """
 
     file: str
@@ -39,6 +40,7 @@ class Fault:
     kind: str
     detail: str
     action: str
+    count: int = 1
 
     def __str__(self) -> str:
         return f"{self.file}{', ' if self.where else ''}{self.where}: {self.detail}"
@@ -57,12 +59,12 @@ def summarise_faults(faults: Iterable[Fault], max_names: int = 3) -> list[str]:
     groups: dict[tuple[str, str], list[Fault]] = {}
     for fault in faults:
         groups.setdefault((fault.action, fault.kind), []).append(fault)
-    verbs = {FIX: "fixed", DROP_OBJECT: "objects dropped", DROP_IMAGE: "images dropped", STOP: "errors"}
+    verbs = {WARN: "warnings", FIX: "fixed", DROP_OBJECT: "objects dropped", DROP_IMAGE: "images dropped", STOP: "errors"}
     lines = []
     for (action, kind), group in groups.items():
         places = [f"{os.path.basename(fault.file)} {fault.where}".rstrip() for fault in group[:max_names]]
-        more = ", ..." if len(group) > max_names else ""
-        lines.append(f"{verbs[action]}: {len(group)} x {kind} ({', '.join(places)}{more})")
+        more = ", ..." if sum(fault.count for fault in group) > len(places) else ""
+        lines.append(f"{verbs[action]}: {sum(fault.count for fault in group)} x {kind} ({', '.join(places)}{more})")
     return lines
 
 
@@ -72,6 +74,14 @@ def stop_on_faults(faults: Iterable[Fault]) -> None:
     if stops:
         others = f" (and {len(stops) - 1} more faults that stop)" if len(stops) > 1 else ""
         raise InputError(f"{stops[0]}{others}")
+
+
+def stop_on_lost_images(faults: Iterable[Fault], limit: int) -> None:
+    """Raises InputError if more than `limit` images were dropped: a set of which most is missing is hardly what was meant."""
+    lost = [fault for fault in faults if fault.action == DROP_IMAGE]
+    if sum(fault.count for fault in lost) > limit:
+        raise InputError(f"{sum(fault.count for fault in lost)} images cannot be used, more than --max-bad-samples {limit}; the "
+                         f"first: {lost[0]}; repair or remove them, or allow more")
 
 
 def parse_number(value: object) -> float:
@@ -218,7 +228,8 @@ def find_box_faults(boxes: np.ndarray, labels: np.ndarray, iscrowd: np.ndarray, 
     swapped = finite & ((right < left) | (bottom < top))
     clipped = clip_to_images(boxes, heights, widths)
     # Width and height as training sees them: a sliver far from the origin can vanish in float32 only.
-    empty = finite & ~swapped & ~_has_size(boxes.astype(np.float32))
+    with np.errstate(over="ignore"):  # 1e300 becomes infinite, which lies outside any image
+        empty = finite & ~swapped & ~_has_size(boxes.astype(np.float32))
     outside = finite & ~swapped & ~empty & ~_has_size(clipped.astype(np.float32))
     keep = finite & ~swapped & ~empty & ~outside
     # Rows sorted so that equal objects are neighbours, the earliest first; the others of each run are repetitions.

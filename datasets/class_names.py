@@ -8,12 +8,17 @@ A list never contains the background: name k of the list is label k + 1.
 import difflib
 import json
 import os
+import re
+from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 
 from datasets.errors import InputError
 
 VOC_CLASS_FILE = Path(__file__).parent / "classes" / "pascal_voc_classes.json"
+# Control characters, line separators and halves of surrogate pairs: a class list, one name per line, cannot hold them.
+NO_TEXT = re.compile("[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+MAX_SHOWN = 80  # letters of a name in a message
 BACKGROUND = "background"  # in any case; stands on the first line of jetson's labels.txt files of a model, and is no class
 PLACEHOLDER = "N/A"  # stands for an unused label, as in the published table of COCO's 90 sparse ids; may repeat
 COCO_NAMES = tuple((
@@ -45,10 +50,12 @@ def read_class_file(path: str | os.PathLike) -> list[str]:
         return read_names(path)
     if path.suffix.lower() != ".json":
         return read_labels(path)
+    text = _read_text(path)
     try:
-        return check_class_names(_names_from_json(json.loads(_read_text(path)), path), f"class file {path}")
-    except (json.JSONDecodeError, RecursionError) as error:
+        content = json.loads(text)
+    except (ValueError, RecursionError) as error:  # not JSON, a number of thousands of digits, nested too deeply
         raise InputError(f"class file {path} cannot be read ({error}); save it as UTF-8 text") from error
+    return check_class_names(_names_from_json(content, path), f"class file {path}")
 
 
 def read_labels(path: str | os.PathLike) -> list[str]:
@@ -76,14 +83,14 @@ def read_labels(path: str | os.PathLike) -> list[str]:
 
 
 def read_names(path: str | os.PathLike) -> list[str]:
-    """Class names in the order of their indices from one of Darknet's .names files: one per line, blank lines dropped anywhere.
+    """Class names in the order of their indices from one of Darknet's .names files: one per line, blank lines at the end dropped.
 
     Raises:
         FileNotFoundError: no such file.
-        InputError: no name, or a repeated one.
+        InputError: no name; a blank or repeated one, by line.
     """
-    names = [line.strip() for line in _read_text(Path(path)).splitlines()]
-    return check_class_names([name for name in names if name], f"class file {path}", "name")
+    names = [line.strip() for line in _read_text(Path(path)).rstrip().splitlines()]
+    return check_class_names(names, f"class file {path}", "line")
 
 
 def as_class_names(names: Sequence[str] | str | os.PathLike) -> list[str]:
@@ -100,8 +107,20 @@ def order_class_names(found: Iterable[str]) -> list[str]:
     return [name for name in voc_order if name in found] if found <= set(voc_order) else sorted(found)
 
 
+def without_case_variants(counts: Counter[str]) -> set[str]:
+    """The names found in annotations, of those that differ by upper and lower case alone only the most frequent one.
+
+    The others are taken for misspelt. counts: how often each name was found.
+    """
+    best: dict[str, str] = {}
+    for name, _ in sorted(counts.items(), key=lambda item: (-item[1], item[0])):
+        best.setdefault(name.casefold(), name)
+    return set(best.values())
+
+
 def describe_unknown_class(name: str, known: Sequence[str]) -> str:
     """A sentence for a name outside the list, with the nearest known name if one is near."""
+    name = name if len(name) <= MAX_SHOWN else name[:MAX_SHOWN] + "..."  # a whole file may have become one name
     by_lower_case = {other.lower(): other for other in known}
     near = difflib.get_close_matches(name.lower(), by_lower_case, n=1, cutoff=0.5)
     if near:
@@ -115,7 +134,7 @@ def check_class_names(names: list[str], source: object, word: str = "class", fir
     """The names, if they can be a class list; `word` and `first` say how the source counts them.
 
     Raises:
-        InputError: no name; a blank or repeated one.
+        InputError: no name; a blank or repeated one, or one with control characters.
     """
     if not names:
         raise InputError(f"{source} holds no class name; write one name per line, without the background")
@@ -124,6 +143,8 @@ def check_class_names(names: list[str], source: object, word: str = "class", fir
         raise InputError(f"{source}, {word} {names.index('') + first} is blank; remove the empty line or name")
     seen: set[str] = set()
     for position, name in enumerate(names, start=first):
+        if NO_TEXT.search(name):
+            raise InputError(f"{source}, {word} {position}: {name[:80]!r} holds a line end or a control character; correct it")
         if name in seen and name != PLACEHOLDER:
             raise InputError(f'{source}, {word} {position}: the class "{name}" stands there twice; remove one')
         seen.add(name)
@@ -145,7 +166,8 @@ def _names_from_json(content: object, path: Path) -> list[str]:
     if isinstance(content, list):
         names = content
     elif isinstance(content, dict):
-        if sorted(map(str, content.values())) != sorted(str(k + 1) for k in range(len(content))):
+        ids = [number for number in content.values() if isinstance(number, (int, str))]
+        if sorted(map(str, ids)) != sorted(str(k + 1) for k in range(len(content))):
             raise InputError(f"class file {path}: the ids must be 1..{len(content)}, each once (0 is the background)")
         names = sorted(content, key=lambda name: int(content[name]))
     else:
@@ -156,12 +178,14 @@ def _names_from_json(content: object, path: Path) -> list[str]:
 
 
 def _read_text(path: Path) -> str:
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise FileNotFoundError(f"class file {path} does not exist; give a .json or .txt file with the class names")
     try:
         return path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise InputError(f"class file {path} cannot be read ({error}); save it as UTF-8 text") from error
+    except OSError as error:
+        raise InputError(f"class file {path} cannot be opened ({error.strerror})") from error
 
 
 def _is_background(name: str) -> bool:

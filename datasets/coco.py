@@ -3,11 +3,10 @@
 Category ids may start anywhere and have gaps: sorted, they become labels 1..C, and `category_ids` leads back.
 """
 
-import json
-import math
 import os
-from collections.abc import Callable, Sequence
-from pathlib import Path, PurePosixPath
+from collections.abc import Callable, Iterable, Sequence
+from itertools import chain, count
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -15,8 +14,8 @@ import numpy as np
 from datasets.annotations import (
     DROP_IMAGE,
     DROP_OBJECT,
-    FIX,
     STOP,
+    WARN,
     AnnotationTable,
     Fault,
     FaultError,
@@ -26,20 +25,28 @@ from datasets.annotations import (
     parse_number,
     stop_on_faults,
 )
+from datasets.boundary import Boundary
 from datasets.class_names import as_class_names, describe_unknown_class
+from datasets.coco_json import ImageFinder, broken, integers, load_json, no_garbage_collection, read_categories
 from datasets.detection_dataset import DetectionDataset
 from datasets.errors import InputError
+from datasets.image_files import annotated_side, require_inside
 from datasets.image_io import UnreadableImage, image_size
+from datasets.tally import Tally, shorten
 
+EXPORT_JSON = "_annotations.coco.json"  # of exports with a folder per split, which holds its images too
 JSON_PLACES = ("annotations/instances_{0}2017.json", "annotations/instances_{0}.json", "annotations/{0}.json",
-               "{0}.json")
+               "{0}.json", "{0}/" + EXPORT_JSON)
 IMAGE_PLACES = ("{0}2017", "{0}", "images/{0}2017", "images/{0}", "images")
+SPLIT_NAMES = (("val", "valid", "validation"),)  # of one split; the first is COCO's own
 EXPECTED_TREE = """\
     {0}/
         annotations/instances_train2017.json, instances_val2017.json
         train2017/*.jpg
         val2017/*.jpg
+    or train/*.jpg with train/_annotations.coco.json, valid/*.jpg with valid/_annotations.coco.json;
     or give the JSON file and the image folder themselves"""
+MAX_AREA = float(np.finfo(np.float32).max)  # targets hold float32
 MIN_BOXES_TO_JUDGE = 8  # fewer are no evidence of how a file means its numbers
 
 
@@ -51,12 +58,15 @@ class CocoDetection(DetectionDataset):
 
     Args:
         root: folder with `annotations/instances_train2017.json`, `train2017/`, or the like without the year.
-        dataset: split, "train" or "val" or another that the tree has.
+        dataset: split, "train" or "val" (or "valid", "validation") or another that the tree has.
         transforms: optional `(image, target) -> (image, target)`.
         json_path, image_dir: the annotation file and the folder of its images, instead of the tree under `root`.
         class_names: names in label order, or path of a class file; categories are then mapped by name, as validation
             needs it to agree with training. By default the file's categories in the order of their ids.
         drop_empty: leave out images without objects to train on.
+        skip_unknown: drop objects of classes outside the class list instead of stopping.
+        allow_outside: follow paths and links that lead out of `root` and `image_dir`.
+        strict: raise on a fault that stops; else keep it in `faults`.
 
     Raises:
         FileNotFoundError: file or folder missing; the message shows what was expected.
@@ -67,11 +77,16 @@ class CocoDetection(DetectionDataset):
 
     def __init__(self, root: str | os.PathLike | None, dataset: str = "train", transforms: Callable | None = None, *,
                  json_path: str | os.PathLike | None = None, image_dir: str | os.PathLike | None = None,
-                 class_names: Sequence[str] | str | os.PathLike | None = None, drop_empty: bool = False):
+                 class_names: Sequence[str] | str | os.PathLike | None = None, drop_empty: bool = False,
+                 skip_unknown: bool = False, allow_outside: bool = False, strict: bool = True):
         json_file, image_folder = find_coco_files(root, dataset, json_path, image_dir)
+        boundary = Boundary(*[path for path in (root, image_dir) if path is not None], allow_outside=allow_outside)
+        if json_path is None:
+            require_inside(boundary, json_file)
+        require_inside(boundary, image_folder)
         names = None if class_names is None else as_class_names(class_names)
-        table, faults = read_coco(json_file, image_folder, names)
-        super().__init__(table, faults, transforms, drop_empty=drop_empty)
+        table, faults = read_coco(json_file, image_folder, names, boundary, skip_unknown)
+        super().__init__(table, faults, transforms, drop_empty=drop_empty, strict=strict)
 
     @property
     def ids(self) -> list[int]:
@@ -90,10 +105,16 @@ def find_coco_files(root: str | os.PathLike | None, split: str, json_path: str |
     if root is None and (json_path is None or image_dir is None):
         raise FileNotFoundError("a COCO data set needs a data path, or both its JSON file and its image folder")
     split = split.removesuffix(".txt").removesuffix("2017")
-    json_places = [Path(json_path)] if json_path else [Path(root, place.format(split)) for place in JSON_PLACES]
-    image_places = [Path(image_dir)] if image_dir else [Path(root, place.format(split)) for place in IMAGE_PLACES]
-    json_file = next((path for path in json_places if path.is_file()), None)
-    folder = next((path for path in image_places if path.is_dir()), None)
+    names = next((names for names in SPLIT_NAMES if split in names), (split,))
+    json_places = [Path(json_path)] if json_path else _places(root, JSON_PLACES, names)
+    json_file = next((path for path in json_places if os.path.isfile(path)), None)
+    beside = [json_file.parent] if json_file and not json_path and json_file.name == EXPORT_JSON else []
+    image_places = [Path(image_dir)] if image_dir else beside + _places(root, IMAGE_PLACES, names)
+    folder = next((path for path in image_places if os.path.isdir(path)), None)
+    whole = next((path for path in _places(root, JSON_PLACES, ["default"]) if os.path.isfile(path)), None) if root else None
+    if json_file is None and whole:
+        raise FileNotFoundError(f"{root} has one annotation file for all images, {whole}, and none for the split {split}; divide "
+                                f"it: python tools/split_dataset.py {root} --parts train=0.8 val=0.2")
     for found, places, what in ((json_file, json_places, "annotation file"), (folder, image_places, "image folder")):
         if found is None:
             tree = "" if len(places) == 1 else f"; expected is\n{EXPECTED_TREE.format(root)}"
@@ -101,28 +122,38 @@ def find_coco_files(root: str | os.PathLike | None, split: str, json_path: str |
     return json_file, folder
 
 
-def read_coco(json_file: Path, image_folder: Path,
-              class_names: list[str] | None = None) -> tuple[AnnotationTable, list[Fault]]:
+def _places(root: str | os.PathLike, patterns: Iterable[str], names: Iterable[str]) -> list[Path]:
+    return [Path(root, pattern.format(name)) for name in names for pattern in patterns]
+
+
+def read_coco(json_file: Path, image_folder: Path, class_names: list[str] | None = None,
+              boundary: Boundary | None = None, skip_unknown: bool = False) -> tuple[AnnotationTable, list[Fault]]:
     """Annotations of one file and all their faults; a fault that stops is listed, or raised if nothing can follow."""
-    faults: list[Fault] = []
+    finder = ImageFinder(image_folder, json_file, boundary or Boundary(image_folder))
+    faults, tally, raw = [], Tally(), RawAnnotations(object_word="annotation")
+    with no_garbage_collection():
+        names, ids = _read_file(json_file, class_names, skip_unknown, finder, raw, faults, tally)
+    _check_box_convention(raw, json_file, faults)
+    table, box_faults = build_table(raw, names, ids)
+    return table, faults + tally.faults() + box_faults
+
+
+def _read_file(json_file: Path, class_names: list[str] | None, skip_unknown: bool, finder: ImageFinder, raw: RawAnnotations,
+               faults: list[Fault], tally: Tally) -> tuple[list[str], list[int]]:
+    """Fills `raw`; returns the class names and the file's category id of each."""
     try:
-        content = _load(json_file)
-        found = _read_categories(content["categories"], json_file)
+        content = load_json(json_file, tally)
+        annotations = content["annotations"]
+        category_ids = integers(annotations, "category_id", "annotation", json_file, tally)
+        found = read_categories(content["categories"], set(category_ids), json_file, tally)
     except FaultError as error:
         raise InputError(str(error)) from error
-    names, category_ids, label_of = _map_categories(found, class_names)
+    names, ids, label_of = _map_categories(found, class_names)
     unlisted = {number: describe_unknown_class(name, names) for number, name in found.items() if number not in label_of}
-    raw = RawAnnotations(object_word="annotation")
-    index_of, unusable = _read_images(content["images"], json_file, image_folder, raw, faults)
-    known = _Known(index_of, unusable, label_of, unlisted)
-    for position, annotation in enumerate(content["annotations"]):
-        try:
-            _add_annotation(annotation, position, raw, known, json_file)
-        except FaultError as error:
-            faults.append(error.fault)
-    _check_box_convention(raw, json_file, faults)
-    table, box_faults = build_table(raw, names, category_ids)
-    return table, faults + box_faults
+    index_of, unusable = _read_images(content["images"], json_file, finder, raw, faults, tally)
+    known = _Known(index_of, unusable, label_of, unlisted, skip_unknown)
+    _read_annotations(annotations, category_ids, known, raw, json_file, faults, tally)
+    return names, ids
 
 
 class _Known(NamedTuple):
@@ -132,45 +163,7 @@ class _Known(NamedTuple):
     unusable: set[int]  # ids of images left out
     label_of: dict[int, int]  # category id -> label
     unlisted: dict[int, str]  # category id whose class the given list lacks -> complaint
-
-
-def _broken(file: Path, kind: str, detail: str, where: str = "", action: str = STOP) -> FaultError:
-    return FaultError(Fault(str(file), where, kind, detail, action))
-
-
-def _load(path: Path) -> dict:
-    def refuse(constant: str):
-        raise _broken(path, "NaN in JSON", f"the file holds {constant}, which is not a number; correct it")
-
-    try:
-        # utf-8-sig: some tools write a byte order mark, which json.load refuses.
-        content = json.loads(path.read_bytes().decode("utf-8-sig"), parse_constant=refuse)
-    except json.JSONDecodeError as error:
-        raise _broken(path, "JSON that does not parse", f"the JSON does not parse ({error.msg})",
-                      f"line {error.lineno}") from error
-    except (UnicodeDecodeError, RecursionError) as error:
-        raise _broken(path, "JSON that does not parse", f"this is not a JSON text file ({error})") from error
-    for key in ("images", "annotations", "categories"):
-        records = content.get(key) if isinstance(content, dict) else None
-        if not isinstance(records, list) or not all(isinstance(record, dict) for record in records):
-            raise _broken(path, "not COCO instances", f'there is no list "{key}" of objects; expected is a COCO '
-                          "instances file with images, annotations and categories")
-    return content
-
-
-def _read_categories(categories: list[dict], path: Path) -> dict[int, str]:
-    """Category id -> name, sorted by id."""
-    names: dict[int, str] = {}
-    for position, category in enumerate(categories):
-        where, number, name = f"category {position + 1}", parse_integer(category.get("id")), category.get("name")
-        if number is None or not isinstance(name, str) or not name.strip():
-            raise _broken(path, "category", f"needs an integer id and a name, not {str(category)[:80]}", where)
-        if number in names or name.strip() in names.values():
-            raise _broken(path, "category twice", f'id {number} or name "{name}" stands there twice', where)
-        names[number] = name.strip()
-    if not names:
-        raise _broken(path, "no category", 'the list "categories" is empty; add the classes')
-    return dict(sorted(names.items()))
+    skip_unknown: bool  # annotations of such classes are left out instead of stopping
 
 
 def _map_categories(found: dict[int, str],
@@ -183,27 +176,25 @@ def _map_categories(found: dict[int, str],
     id_by_label = {label: number for number, label in label_of.items()}
     # Classes that the file lacks get an id that it does not use, so that detections of them can still be written:
     # the label itself where possible, which restores the sparse table of published COCO weights.
-    spare = max([*found, len(class_names)]) + 1
-    ids = [id_by_label.get(label, label if label not in found else spare + label)
+    spare = (number for number in count(len(class_names) + 1) if number not in found)
+    ids = [id_by_label[label] if label in id_by_label else label if label not in found else next(spare)
            for label in range(1, len(class_names) + 1)]
     return class_names, ids, label_of
 
 
-def _read_images(images: list[dict], path: Path, folder: Path, raw: RawAnnotations,
-                 faults: list[Fault]) -> tuple[dict[int, int], set[int]]:
+def _read_images(images: list[dict], path: Path, finder: ImageFinder, raw: RawAnnotations, faults: list[Fault],
+                 tally: Tally) -> tuple[dict[int, int], set[int]]:
     """Adds all usable images to `raw`; returns index by image id, and the ids of those left out."""
-    finder = _ImageFinder(folder, path)
     index_of: dict[int, int] = {}
     unusable: set[int] = set()
     users: dict[str, int] = {}  # image path -> image id
     numbered = []
-    for position, image in enumerate(images):
-        number = parse_integer(image.get("id"))
+    for position, number in enumerate(integers(images, "id", "image", path, tally)):
         if number is None:
-            faults.append(Fault(str(path), f"image {position + 1}", "image id", f"the id {image.get('id')!r} is no "
-                                "integer; number the images", STOP))
+            detail = f"the id {shorten(images[position].get('id'))} is no integer; number the images"
+            faults.append(Fault(str(path), f"image {position + 1}", "image id", detail, STOP))
         else:
-            numbered.append((number, image))
+            numbered.append((number, images[position]))
     for number, image in sorted(numbered, key=lambda pair: pair[0]):
         where = f"image {number}"
         if number in index_of or number in unusable:
@@ -211,57 +202,110 @@ def _read_images(images: list[dict], path: Path, folder: Path, raw: RawAnnotatio
             continue
         try:
             file_path = finder.find(image.get("file_name"), where, faults)
-            height, width = _image_size(image, file_path, path, where, faults)
+            height, width = _image_size(image, file_path, path, where, tally)
         except FaultError as error:
             faults.append(error.fault)
             unusable.add(number)
             continue
         if file_path in users:
             faults.append(Fault(str(path), where, "image file under two ids", f"image {users[file_path]} is the same "
-                                f"file {file_path}", FIX))
+                                f"file {file_path}; remove one of them", WARN))
         users[file_path] = number
         index_of[number] = len(raw.paths)
         raw.add_image(file_path, height, width, number, str(path))
     if images and not index_of:
         stop_on_faults(faults)
-        raise FileNotFoundError(f"none of the {len(images)} images of {path} is in {folder}; give their folder")
+        raise FileNotFoundError(f"none of the {len(images)} images of {path} can be used from {finder.folder}; give their folder "
+                                f"({faults[0]})")
     return index_of, unusable
 
 
-def _image_size(image: dict, file_path: str, path: Path, where: str, faults: list[Fault]) -> tuple[int, int]:
-    sizes = [parse_number(image.get(key)) for key in ("height", "width")]
-    if all(size >= 1 for size in sizes):
-        return int(sizes[0]), int(sizes[1])
+def _image_size(image: dict, file_path: str, path: Path, where: str, tally: Tally) -> tuple[int, int]:
+    height, width = annotated_side(image.get("height")), annotated_side(image.get("width"))
+    if height and width:
+        return height, width
     try:
         height, width = image_size(file_path)
     except UnreadableImage as error:
-        raise _broken(Path(file_path), "unreadable image", str(error), action=DROP_IMAGE) from error
-    faults.append(Fault(str(path), where, "no image size, taken from the image", f"it is {width}x{height}", FIX))
+        raise broken(Path(file_path), "unreadable image", str(error), action=DROP_IMAGE) from error
+    tally.add(str(path), where, "no image size, taken from the image", f"it is {width}x{height}")
     return height, width
 
 
-def _add_annotation(annotation: dict, position: int, raw: RawAnnotations, known: _Known, path: Path) -> None:
-    number = annotation.get("id", position + 1)
-    image_id, category_id = parse_integer(annotation.get("image_id")), parse_integer(annotation.get("category_id"))
-    if image_id in known.unusable:
-        return  # reported with its image
-    where = f"annotation {number}"
-    if image_id not in known.index_of:
-        raise _broken(path, "annotation of an unknown image", f"there is no image {annotation.get('image_id')!r}",
-                      where, DROP_OBJECT)
-    if category_id in known.unlisted:
-        raise _broken(path, "unknown class", known.unlisted[category_id], where)
-    if category_id not in known.label_of:
-        raise _broken(path, "annotation of an unknown category", f"there is no category "
-                      f"{annotation.get('category_id')!r}", where, DROP_OBJECT)
-    box = annotation.get("bbox")
-    if not isinstance(box, (list, tuple)) or len(box) != 4:
-        raise _broken(path, "annotation without box", f"bbox is {box!r}, expected are [x, y, width, height]", where,
-                      DROP_OBJECT)
-    x, y, width, height = map(parse_number, box)
-    area = parse_number(annotation.get("area"))  # NaN where missing: then the box's
-    raw.add_object(known.index_of[image_id], (x, y, x + width, y + height), known.label_of[category_id], number,
-                   area if area >= 0 else math.nan, iscrowd=parse_integer(annotation.get("iscrowd")) == 1)
+def _read_annotations(annotations: list[dict], category_ids: list[int | None], known: _Known, raw: RawAnnotations, path: Path,
+                      faults: list[Fault], tally: Tally) -> None:
+    """Adds all usable annotations to `raw`: column by column, since there may be a million."""
+    image_ids = integers(annotations, "image_id", "annotation", path, tally)
+    numbers = _annotation_numbers(annotations, path, tally)
+    index = [known.index_of.get(number, -1) for number in image_ids]
+    labels = [known.label_of.get(number, 0) for number in category_ids]
+    boxes = [annotation.get("bbox") for annotation in annotations]
+    rows, skipped = [], []
+    for k, box in enumerate(boxes):
+        if index[k] >= 0 and labels[k] and isinstance(box, list) and len(box) == 4:
+            rows.append(k)
+        elif known.skip_unknown and category_ids[k] in known.unlisted:
+            skipped.append(k)
+        elif image_ids[k] not in known.unusable:  # else reported with its image
+            faults.append(_unusable(annotations[k], numbers[k], index[k], category_ids[k], known, path))
+    if skipped:  # most of COCO where two classes are wanted: too many to be listed one by one
+        detail = known.unlisted[category_ids[skipped[0]]]
+        tally.add(str(path), f"annotation {numbers[skipped[0]]}", "unknown class", detail, len(skipped), DROP_OBJECT)
+    xywh = _numbers(chain.from_iterable(boxes[k] for k in rows)).reshape(-1, 4)
+    with np.errstate(over="ignore", invalid="ignore"):  # infinite corners are dropped later
+        raw.boxes = np.concatenate([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], axis=1).tolist()
+    areas = _numbers(annotations[k].get("area") for k in rows)
+    raw.areas = np.where((areas >= 0) & (areas <= MAX_AREA), areas, np.nan).tolist()
+    raw.image_index, raw.labels = [index[k] for k in rows], [labels[k] for k in rows]
+    raw.numbers = [numbers[k] for k in rows]
+    crowds = [annotation.get("iscrowd") for annotation in annotations]
+    raw.iscrowd = [crowds[k] == 1 or parse_integer(crowds[k]) == 1 if crowds[k] else False for k in rows]
+    raw.difficult = [False] * len(rows)
+    _count_missing(annotations, numbers, path, tally)
+
+
+def _annotation_numbers(annotations: list[dict], path: Path, tally: Tally) -> list[int]:
+    """The ids, for messages; an annotation without one is named by its place in the list, from 1."""
+    ids = integers(annotations, "id", "annotation", path, tally)
+    poor = len(ids) - len(set(ids) - {None, 0})
+    if poor:
+        seen: set[int | None] = {None, 0}
+        first = next(k for k, number in enumerate(ids) if number in seen or seen.add(number))
+        tally.add(str(path), f"annotation {first + 1} of the list", "annotation id missing, 0 or twice, not used",
+                  f"the id is {shorten(annotations[first].get('id'))}", poor)
+    return [k + 1 if number is None else number for k, number in enumerate(ids)]
+
+
+def _count_missing(annotations: list[dict], numbers: list[int], path: Path, tally: Tally) -> None:
+    for key, instead in (("area", "that of the box taken"), ("iscrowd", "0 taken"), ("segmentation", "not needed")):
+        lacking = [k for k, annotation in enumerate(annotations) if annotation.get(key) is None]
+        if lacking:
+            tally.add(str(path), f"annotation {numbers[lacking[0]]}", f"no {key}, {instead}", f"there is no {key}", len(lacking))
+
+
+def _numbers(values: Iterable[object]) -> np.ndarray:
+    """float64; NaN for what is no number."""
+    values = list(values)
+    if set(map(type, values)) <= {int, float}:
+        try:
+            return np.array(values, dtype=np.float64)
+        except OverflowError:  # an integer of more than 308 digits
+            pass
+    return np.array([parse_number(value) for value in values], dtype=np.float64)
+
+
+def _unusable(annotation: dict, number: int, index: int, category_id: int | None, known: _Known, path: Path) -> Fault:
+    """Why an annotation cannot be used."""
+    if index < 0:
+        kind, detail = "annotation of an unknown image", f"there is no image {shorten(annotation.get('image_id'))}"
+    elif category_id in known.unlisted:
+        return Fault(str(path), f"annotation {number}", "unknown class", known.unlisted[category_id], STOP)
+    elif category_id not in known.label_of:
+        kind, detail = "annotation of an unknown category", f"there is no category {shorten(annotation.get('category_id'))}"
+    else:
+        kind = "annotation without box"
+        detail = f"bbox is {shorten(annotation.get('bbox'))}, expected are [x, y, width, height]"
+    return Fault(str(path), f"annotation {number}", kind, detail, DROP_OBJECT)
 
 
 def _check_box_convention(raw: RawAnnotations, path: Path, faults: list[Fault]) -> None:
@@ -278,40 +322,3 @@ def _check_box_convention(raw: RawAnnotations, path: Path, faults: list[Fault]) 
     else:
         return
     faults.append(Fault(str(path), "", "boxes of another convention", problem, STOP))
-
-
-class _ImageFinder:
-    """Finds the files of a COCO list inside one folder, and nothing outside it."""
-
-    def __init__(self, folder: Path, json_file: Path):
-        self.folder, self.json_file = folder, json_file
-        self.names = set(os.listdir(folder))
-        self.by_name: dict[str, list[str]] | None = None  # file name -> paths anywhere below; filled when first needed
-
-    def find(self, file_name: object, where: str, faults: list[Fault]) -> str:
-        if not isinstance(file_name, str) or not file_name.strip():
-            raise _broken(self.json_file, "image without file name", "file_name is missing", where, DROP_IMAGE)
-        if file_name in self.names:
-            return str(self.folder / file_name)
-        relative = PurePosixPath(file_name.strip().replace("\\", "/"))
-        leads_out = relative.is_absolute() or ".." in relative.parts
-        if not leads_out and (self.folder / relative).is_file():
-            return str(self.folder / relative)
-        candidates = self._below().get(relative.name, [])
-        if len(candidates) == 1:
-            faults.append(Fault(str(self.json_file), where, "image found under another path", f"{file_name} is taken "
-                                f"to be {candidates[0]}", FIX))
-            return candidates[0]
-        if leads_out:
-            raise _broken(self.json_file, "file name leads out", f"{file_name!r} leads out of {self.folder}; write "
-                          "file names relative to it", where)
-        problem = "is not" if not candidates else f"is {len(candidates)} times"
-        raise _broken(self.json_file, "image missing", f"{file_name} {problem} in {self.folder}", where, DROP_IMAGE)
-
-    def _below(self) -> dict[str, list[str]]:
-        if self.by_name is None:
-            self.by_name = {}
-            for parent, _, names in os.walk(self.folder):
-                for name in names:
-                    self.by_name.setdefault(name, []).append(os.path.join(parent, name))
-        return self.by_name

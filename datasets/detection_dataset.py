@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from datasets.annotations import AnnotationTable, Fault, clip_to_images, stop_on_faults
+from datasets.annotations import DROP_IMAGE, WARN, AnnotationTable, Fault, clip_to_images, stop_on_faults
 from datasets.errors import InputError
-from datasets.image_io import UnreadableImage, read_image
+from datasets.image_io import UnreadableImage, read_with_size
 
 
 class DetectionDataset(Dataset):
@@ -26,6 +26,7 @@ class DetectionDataset(Dataset):
         transforms: optional `(image, target) -> (image, target)`, applied to every sample.
         skip_difficult: leave objects marked difficult out of the targets (evaluation ignores them either way).
         drop_empty: leave out images without any object to train on.
+        strict: raise on a fault that stops; else it is one of `faults` like the others, for an inspection.
 
     Raises:
         InputError: a fault that stops, in one sentence; or no image left.
@@ -33,10 +34,14 @@ class DetectionDataset(Dataset):
 
     has_difficult = False  # whether targets carry the field
     clip_ground_truth = True  # whether evaluation sees boxes clipped to the image
+    # Pixels. Set for training, it lets large JPEGs be decoded at 1/2, 1/4 or 1/8 while their short side keeps as many; boxes and
+    # areas of the target are then those of the smaller picture.
+    decode_side: int | None = None
 
     def __init__(self, table: AnnotationTable, faults: list[Fault], transforms: Callable | None = None,
-                 skip_difficult: bool = False, drop_empty: bool = False):
-        stop_on_faults(faults)
+                 skip_difficult: bool = False, drop_empty: bool = False, strict: bool = True):
+        if strict:
+            stop_on_faults(faults)
         self.faults = faults
         self.transforms = transforms
         trained = ~table.iscrowd & ~(table.difficult & skip_difficult)
@@ -46,7 +51,7 @@ class DetectionDataset(Dataset):
             table = table.select_images(images)
         if len(table) == 0:
             raise InputError("no image is left in this split; check the split file and the annotations"
-                             + (", or keep images without objects" if drop_empty else ""))
+                             + (", or keep images without objects" if drop_empty else ""), faults)
         self.table = table
         self._trained = trained
         self._warned_of_size = False
@@ -67,9 +72,11 @@ class DetectionDataset(Dataset):
         """
         (height, width), target = self.coco_index(index)
         path = self.image_path(index)
-        image = read_image(path, expected_size=(height, width))
-        if tuple(image.shape[1:]) != (height, width):
-            self._check_size(image, target, path, height, width)
+        image, whole_size = read_with_size(path, expected_size=(height, width), least_side=self.decode_side)
+        if whole_size != (height, width):
+            self._check_size(size_fault(path, whole_size, (height, width), target["boxes"]))
+        if tuple(image.shape[1:]) != whole_size:
+            target = _shrink_boxes(target, round(max(whole_size) / max(image.shape[1:])))
         if self.transforms is not None:
             image, target = self.transforms(image, target)
         return image, target
@@ -119,12 +126,29 @@ class DetectionDataset(Dataset):
             "source_image_ids": table.source_image_ids, "category_ids": table.category_ids,
         }
 
-    def _check_size(self, image: Tensor, target: dict, path: str, height: int, width: int) -> None:
-        # A scale is never guessed: boxes that fit are used as they stand, others make the image unusable.
-        found = f"{path}: the image has {image.shape[2]}x{image.shape[1]} pixels, its annotation says {width}x{height}"
-        reach = target["boxes"][:, 2:].amax(dim=0).tolist() if len(target["boxes"]) else [0, 0]
-        if reach[0] > image.shape[2] or reach[1] > image.shape[1]:
-            raise UnreadableImage(f"{found}, and boxes lie outside the image; correct the annotation")
+    def _check_size(self, fault: Fault) -> None:
+        if fault.action == DROP_IMAGE:
+            raise UnreadableImage(str(fault))
         if not self._warned_of_size:
             self._warned_of_size = True
-            warnings.warn(f"{found}; its boxes are used as they stand (further cases are not reported)", stacklevel=3)
+            warnings.warn(f"{fault} (further cases are not reported)", stacklevel=3)
+
+
+def _shrink_boxes(target: dict, divisor: int) -> dict:
+    """The target of a picture decoded at 1 / divisor: exactly that, though sides that do not divide are rounded up."""
+    return {**target, "boxes": target["boxes"] / divisor, "area": target["area"] / divisor**2}
+
+
+def size_fault(path: str, found: tuple[int, int], annotated: tuple[int, int], boxes: Tensor) -> Fault:
+    """What training does with an image of another size, (height, width), than its annotation says; boxes [M, 4] to train on.
+
+    A scale is never guessed: boxes that fit are used as they stand, others make the image unusable.
+    """
+    detail = f"the image has {found[1]}x{found[0]} pixels, its annotation says {annotated[1]}x{annotated[0]}"
+    if found == annotated[::-1]:
+        detail += ": the sides are swapped, as by an EXIF orientation that was applied to one of them only"
+    right, bottom = boxes[:, 2:].amax(dim=0).tolist() if len(boxes) else (0, 0)
+    if right > found[1] or bottom > found[0]:
+        return Fault(path, "", "boxes outside an image of another size than annotated",
+                     f"{detail}, and boxes lie outside the image; correct the annotation", DROP_IMAGE)
+    return Fault(path, "", "image of another size than annotated", f"{detail}; its boxes are used as they stand", WARN)

@@ -4,40 +4,45 @@ Only parsing happens here; what is done about faulty boxes is decided in annotat
 image's sides and become pixels by the size in the image's header. The images of a split are those that its CSV names.
 """
 
-import csv
-import math
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 from datasets.annotations import (
     DROP_IMAGE,
     DROP_OBJECT,
-    FIX,
     STOP,
+    WARN,
     AnnotationTable,
     Fault,
+    FaultError,
     RawAnnotations,
     build_table,
-    parse_integer,
-    parse_number,
     stop_on_faults,
 )
-from datasets.class_names import as_class_names, describe_unknown_class
+from datasets.boundary import Boundary
+from datasets.class_names import (
+    MAX_SHOWN,
+    NO_TEXT,
+    as_class_names,
+    check_class_names,
+    describe_unknown_class,
+    without_case_variants,
+)
 from datasets.detection_dataset import DetectionDataset
 from datasets.errors import InputError
-from datasets.image_files import IMAGE_SUFFIXES, ImageFolder
+from datasets.image_files import IMAGE_SUFFIXES, ImageFolder, is_file_name, require_inside
 from datasets.image_io import UnreadableImage, image_size
+from datasets.open_images_csv import Row, names_in, read_csv, read_rows
+from datasets.tally import Tally, shorten
 
 CSV_SUFFIX = "-annotations-bbox.csv"
 CSV_NAME = re.compile(f"(sub-|oidv6-|)(.+){re.escape(CSV_SUFFIX)}")
 CSV_PREFIXES = ("oidv6-", "", "sub-")  # of two files of a split the one whose prefix is last here counts
-OTHER_NAME = {"val": "validation", "validation": "val"}
+SPLIT_NAMES = (("validation", "val", "valid"),)  # of one split; the first is the publisher's own
 DESCRIPTIONS = "*class-descriptions*.csv"
-COORDINATES = ("XMin", "YMin", "XMax", "YMax")
-NEEDED = ("ImageID", *COORDINATES)
 FAR = 1.0  # a corner farther outside 0..1 than the image's side is no fraction at all
 EXPECTED_TREE = """\
     {0}/
@@ -59,6 +64,8 @@ class OpenImagesDataset(DetectionDataset):
             and ignored in evaluation.
         drop_empty: leave out images without objects to train on.
         skip_unknown: drop objects of classes outside the class list instead of stopping.
+        allow_outside: follow paths and links that lead out of `root`.
+        strict: raise on a fault that stops; else keep it in `faults`.
 
     Raises:
         FileNotFoundError: no such split or image folder; the message shows what was expected.
@@ -67,10 +74,11 @@ class OpenImagesDataset(DetectionDataset):
 
     def __init__(self, root: str | os.PathLike, split: str = "train", transforms: Callable | None = None, *,
                  class_names: Sequence[str] | str | os.PathLike | None = None, group_boxes: bool = False,
-                 drop_empty: bool = False, skip_unknown: bool = False):
+                 drop_empty: bool = False, skip_unknown: bool = False, allow_outside: bool = False, strict: bool = True):
         names = None if class_names is None else as_class_names(class_names)
-        table, faults = read_open_images(Path(root), split, names, group_boxes, skip_unknown)
-        super().__init__(table, faults, transforms, drop_empty=drop_empty)
+        boundary = Boundary(root, allow_outside=allow_outside)
+        table, faults = read_open_images(Path(root), split, names, group_boxes, skip_unknown, boundary)
+        super().__init__(table, faults, transforms, drop_empty=drop_empty, strict=strict)
 
 
 def is_open_images_folder(root: str | os.PathLike) -> bool:
@@ -81,7 +89,7 @@ def is_open_images_folder(root: str | os.PathLike) -> bool:
 def find_open_images_split(root: Path, split: str) -> tuple[Path, Path]:
     """(CSV file of the boxes, folder of the images) of a split; the cut down `sub-` file before the published one."""
     split = split.removesuffix(".txt")
-    names = [split, OTHER_NAME.get(split, split)]
+    names = [split, *next((names for names in SPLIT_NAMES if split in names), ())]
     files = _csv_files(root)
     if not files:
         problem = "holds no boxes of Open Images" if root.is_dir() else "does not exist"
@@ -98,23 +106,29 @@ def find_open_images_split(root: Path, split: str) -> tuple[Path, Path]:
 
 
 def read_open_images(root: Path, split: str, class_names: list[str] | None = None, group_boxes: bool = False,
-                     skip_unknown: bool = False) -> tuple[AnnotationTable, list[Fault]]:
+                     skip_unknown: bool = False, boundary: Boundary | None = None) -> tuple[AnnotationTable, list[Fault]]:
     """Annotations of one split and all their faults; a fault that stops is listed, or raised if nothing can follow."""
     path, folder = find_open_images_split(root, split)
-    descriptions = _read_descriptions(root)
-    class_names = _find_class_names(root, path, descriptions) if class_names is None else class_names
+    boundary = boundary or Boundary(root)
+    for place in (path, folder):
+        require_inside(boundary, place)
+    descriptions_file = min((file for file in root.glob(DESCRIPTIONS) if not file.name.startswith(".")), default=None)
+    descriptions, hint = _read_descriptions(descriptions_file, boundary), ""
+    if class_names is None:
+        class_names = _find_class_names(root, path, descriptions, descriptions_file, boundary)
+        hint = "; if both are classes, give the class list (--classes)"  # only a variant of a name can be unknown then
     faults: list[Fault] = []
-    raw, images = RawAnnotations(object_word="line"), _Images(path, folder, faults)
+    tally, raw, images = Tally(), RawAnnotations(object_word="line"), _Images(path, folder, boundary, faults)
     labels, unknown_action = {name: k + 1 for k, name in enumerate(class_names)}, DROP_OBJECT if skip_unknown else STOP
     far: list[Fault] = []
     num_rows = 0
-    for row in _rows(path, descriptions, faults):
+    for row in read_rows(path, descriptions, faults, tally):
         num_rows += 1
         index = images.index_of(row, raw)
         if index is None:
             continue  # reported with its image
         if row.class_name not in labels:
-            detail = _describe_class(row, class_names)
+            detail = _describe_class(row, class_names, descriptions_file, hint)
             faults.append(Fault(str(path), f"line {row.line}", "unknown class", detail, unknown_action))
         elif any(abs(value - 0.5) > 0.5 + FAR for value in row.corners):
             detail = f"the corners {list(row.corners)} are no fractions of the image; write values in 0..1, not pixels"
@@ -124,183 +138,106 @@ def read_open_images(root: Path, split: str, class_names: list[str] | None = Non
             box = (row.corners[0] * width, row.corners[1] * height, row.corners[2] * width, row.corners[3] * height)
             raw.add_object(index, box, labels[row.class_name], row.line, iscrowd=row.is_group and not group_boxes)
     faults += _judge(far, len(raw.boxes), path)
-    _check_not_empty(num_rows, raw, path, folder, faults)
+    if num_rows == 0 and not faults:  # else the rows are at fault, and the faults say how
+        faults.append(_header_only(path, split, images, raw))
+    _check_not_empty(raw, path, folder, faults)
     table, box_faults = build_table(raw, class_names)
-    return table, faults + box_faults
+    return table, faults + tally.faults() + box_faults
 
 
-def _describe_class(row: "Row", class_names: list[str]) -> str:
+def _describe_class(row: Row, class_names: list[str], descriptions_file: Path | None, hint: str) -> str:
     if row.class_name:
-        return describe_unknown_class(row.class_name, class_names)
-    return f'the LabelName "{row.label_name}" is not in the class descriptions; add it there' if row.label_name else (
-        "the row names no class")
+        return describe_unknown_class(row.class_name, class_names) + hint
+    if row.label_name:
+        return f'the LabelName "{row.label_name[:MAX_SHOWN]}" is not in the class descriptions {descriptions_file}; add it there'
+    return "the row names no class"
 
 
-class Row(NamedTuple):
-    """One box as it stands in the file: corners xmin, ymin, xmax, ymax, NaN where there is no number."""
-
-    line: int
-    image_id: str
-    class_name: str  # blank where the file and the class descriptions give none
-    label_name: str
-    corners: tuple[float, float, float, float]
-    is_group: bool
-
-
-class _Columns(NamedTuple):
-    """Where a file has what: numbers of cells, None for a column that it lacks."""
-
-    count: int
-    image: int
-    corners: list[int]
-    class_name: int | None
-    label_name: int | None
-    group: int | None
-
-    def class_of(self, cells: list[str], descriptions: dict[str, str]) -> tuple[str, str]:
-        """(class name, LabelName) of a row; blank where there is none."""
-        name = cells[self.class_name].strip() if self.class_name is not None else ""
-        label = cells[self.label_name].strip() if self.label_name is not None else ""
-        return name or (descriptions.get(label, "") if descriptions else label), label
-
-
-def _read_header(path: Path, header: list[str]) -> _Columns:
-    column = {name.strip().lower(): k for k, name in reversed(list(enumerate(header)))}  # of equal names the first counts
-    missing = [name for name in NEEDED if name.lower() not in column]
-    if "classname" not in column and "labelname" not in column:
-        missing.append("ClassName (or LabelName)")
-    if missing:
-        found = ", ".join(name.strip() or "(blank)" for name in header) or "nothing: the file is empty"
-        raise InputError(f"{path}, line 1: no column {', '.join(missing)}; found: {found}")
-    image, *corners = (column[name.lower()] for name in NEEDED)
-    return _Columns(len(header), image, corners, *map(column.get, ("classname", "labelname", "isgroupof")))
-
-
-def _rows(path: Path, descriptions: dict[str, str], faults: list[Fault]) -> Iterator[Row]:
-    """The boxes of a file, whatever the order of its columns.
-
-    Raises:
-        InputError: no text file, no header, or columns missing.
-    """
-    lines = _csv_rows(path)
-    columns = _read_header(path, next(lines, (1, []))[1])
-    for line, cells in lines:
-        if len(cells) < columns.count or any(cells[columns.count :]):
-            faults.append(_misshapen(path, line, len(cells), columns.count))
-            continue
-        values = tuple([parse_number(cells[k]) for k in columns.corners])
-        if any(map(math.isnan, values)):
-            values = _read_decimal_commas([cells[k] for k in columns.corners], values, path, line, faults)
-        is_group = columns.group is not None and parse_integer(cells[columns.group]) == 1
-        yield Row(line, cells[columns.image].strip(), *columns.class_of(cells, descriptions), values, is_group)
-
-
-def _misshapen(path: Path, line: int, found: int, expected: int) -> Fault:
-    counts = f"{found} cells for {expected} columns"
-    if found < expected:
-        return Fault(str(path), f"line {line}", "row with too few cells", f"{counts}; complete the row or remove it", DROP_OBJECT)
-    # An unquoted decimal comma moves all cells behind it: what they mean would be a guess.
-    detail = f"{counts}; put decimal commas in quotes, or write points"
-    return Fault(str(path), f"line {line}", "row with too many cells", detail, STOP)
-
-
-def _read_decimal_commas(cells: list[str], values: tuple, path: Path, line: int, faults: list[Fault]) -> tuple:
-    reread = tuple(parse_number(cell.replace(",", ".", 1)) for cell in cells)
-    if sum(map(math.isnan, reread)) == sum(map(math.isnan, values)):
-        return values
-    faults.append(Fault(str(path), f"line {line}", "decimal comma, read as a point", f"the numbers are {cells}", FIX))
-    return reread
-
-
-def _csv_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
-    """(number of the line, cells) of all rows that are not blank; the separator is that of the first line."""
-    line = 0
-    try:
-        with open(path, encoding="utf-8-sig", newline="") as file:
-            first = file.readline()
-            file.seek(0)
-            reader = csv.reader(file, delimiter=max(",;\t", key=first.count), strict=True)
-            for cells in reader:
-                line = reader.line_num
-                if cells:
-                    yield line, cells
-    except csv.Error as error:
-        raise InputError(f"{path}, line {line + 1}: cannot be read as CSV ({error}); correct it") from error
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path} is not UTF-8 text ({error.reason}); save it as UTF-8") from error
-    except OSError as error:
-        raise InputError(f"{path}: cannot open this file ({error.strerror})") from error
-
-
-def _read_descriptions(root: Path) -> dict[str, str]:
+def _read_descriptions(path: Path | None, boundary: Boundary) -> dict[str, str]:
     """LabelName -> ClassName; empty where there is no such file, so that a LabelName stands for itself."""
-    path = min((file for file in root.glob(DESCRIPTIONS) if not file.name.startswith(".")), default=None)
     if path is None:
         return {}
-    return {cells[0].strip(): cells[1].strip() for _, cells in _csv_rows(path) if len(cells) > 1}
+    require_inside(boundary, path)
+    names = {cells[0].strip(): cells[1].strip() for _, cells in read_csv(path) if len(cells) > 1}
+    unusable = next((name for name in names.values() if NO_TEXT.search(name)), None)
+    if unusable is not None:
+        raise InputError(f"{path}: the class name {shorten(unusable)} holds a line end or a control character; correct it")
+    return names
 
 
-def _find_class_names(root: Path, path: Path, descriptions: dict[str, str]) -> list[str]:
+def _find_class_names(root: Path, path: Path, descriptions: dict[str, str], descriptions_file: Path | None,
+                      boundary: Boundary) -> list[str]:
     """Names in all splits, of `sub-` files only if there are any. Other splits' broken files are told when opened."""
     files = set(_csv_files(root).values())
     cut_down = {file for file in files if file.name.startswith("sub-")}
-    names: set[str] = set()
+    counts: Counter[str] = Counter()
     for other in {path, *(cut_down or files)}:
         try:
-            names |= _names_in(other, descriptions)
+            counts += names_in(other, descriptions) if boundary.contains(other) else Counter()
         except InputError:
             if other == path:
                 raise
-    if not names:
-        raise InputError(f"no box file in {root} holds a box, so there are no classes to learn; give a class list if that is "
-                         "intended")
-    return sorted(names)
-
-
-def _names_in(path: Path, descriptions: dict[str, str]) -> set[str]:
-    lines = _csv_rows(path)
-    columns = _read_header(path, next(lines, (1, []))[1])
-    return {columns.class_of(cells, descriptions)[0] for _, cells in lines if len(cells) >= columns.count} - {""}
+    if not counts:
+        named = f" whose class {descriptions_file} names" if descriptions_file else ""
+        raise InputError(f"neither {path} nor another box file there holds a box{named}, so there are no classes to learn; give "
+                         "a class list if that is intended")
+    return check_class_names(sorted(without_case_variants(counts)), f"{path} with the other box files")
 
 
 class _Images:
     """Gives the images of a file their index, when they are first named; every image is looked for once."""
 
-    def __init__(self, path: Path, folder: Path, faults: list[Fault]):
-        self.path, self.folder, self.faults = path, ImageFolder(folder), faults
+    def __init__(self, path: Path, folder: Path, boundary: Boundary, faults: list[Fault]):
+        self.path, self.folder, self.boundary, self.faults = path, ImageFolder(folder), boundary, faults
         self.by_id: dict[str, int | None] = {}  # None: not usable
         self.by_file: dict[str, int] = {}
 
     def index_of(self, row: Row, raw: RawAnnotations) -> int | None:
         """Index of the image of a row, added to `raw` if it is new; None, with a fault, if it cannot be used."""
         if row.image_id not in self.by_id:
-            self.by_id[row.image_id] = self._add(row, raw)
+            self.by_id[row.image_id] = self.add(row.image_id, f"line {row.line}", raw)
         return self.by_id[row.image_id]
 
-    def _add(self, row: Row, raw: RawAnnotations) -> int | None:
-        file = self._find(row.image_id)
-        if file is None:
-            detail = f"there is no image {row.image_id!r} in {self.folder.folder}; download it, or remove its rows"
-            self.faults.append(Fault(str(self.path), f"line {row.line}", "image missing", detail, DROP_IMAGE))
-            return None
-        if file in self.by_file:
-            return self.by_file[file]
+    def add(self, image_id: str, where: str, raw: RawAnnotations) -> int | None:
+        """Adds one image, if it can be used and is not there under another id."""
         try:
-            height, width = image_size(file)
+            file = self._find(image_id, where)
+            if file not in self.by_file:
+                height, width = image_size(file)
+                self.by_file[file] = len(raw.paths)
+                raw.add_image(file, height, width, len(raw.paths) + 1, str(self.path))
+            return self.by_file[file]
+        except FaultError as error:
+            self.faults.append(error.fault)
         except UnreadableImage as error:
             self.faults.append(Fault(file, "", "unreadable image", str(error), DROP_IMAGE))
-            return None
-        self.by_file[file] = len(raw.paths)
-        raw.add_image(file, height, width, len(raw.paths) + 1, str(self.path))
-        return self.by_file[file]
+        return None
 
-    def _find(self, image_id: str) -> str | None:
-        """An id may carry a suffix, or folders before it that count only if they exist within the image folder."""
+    def _find(self, image_id: str, where: str) -> str:
+        """An id may carry a suffix, or folders before it that count only if they exist within the data folder."""
         *parents, name = image_id.replace("\\", "/").removeprefix("./").split("/")
         stem, suffix = os.path.splitext(name)
         name = stem if suffix.lower() in IMAGE_SUFFIXES else name
-        below = None if {"", ".."} & {*parents} or ":" in image_id else self.folder.find("/".join([*parents, name]))
-        return below or self.folder.find(name)
+        found, below = None, "/".join([*parents, name])
+        if is_file_name(image_id):
+            path = os.path.join(str(self.folder.folder), below)
+            found = self.folder.find(below) if self.boundary.contains(path) else None
+            found = found or self.folder.find(name)
+            self.boundary.check(found or path, self.path, where)
+        if found is None:
+            detail = f"there is no image {shorten(image_id)} in {self.folder.folder}; download it, or remove its rows"
+            raise FaultError(Fault(str(self.path), where, "image missing", detail, DROP_IMAGE))
+        return found
+
+
+def _header_only(path: Path, split: str, images: _Images, raw: RawAnnotations) -> Fault:
+    """A split without boxes is legal, but for training; its images are those in its folder."""
+    if split.removesuffix(".txt") == "train":
+        raise InputError(f"{path} holds a header only, so there is nothing to train on; add its boxes, or take another split")
+    for stem in images.folder.stems():
+        images.add(stem, "", raw)
+    detail = f"there are no boxes; the {len(raw.paths)} images in {images.folder.folder} are taken as background"
+    return Fault(str(path), "", "header only", detail, WARN)
 
 
 def _judge(far: list[Fault], num_near: int, path: Path) -> list[Fault]:
@@ -311,13 +248,13 @@ def _judge(far: list[Fault], num_near: int, path: Path) -> list[Fault]:
     return [Fault(str(path), "", "boxes of another convention", detail, STOP)]
 
 
-def _check_not_empty(num_rows: int, raw: RawAnnotations, path: Path, folder: Path, faults: list[Fault]) -> None:
-    if num_rows == 0 and not faults:  # else the rows are at fault, and the faults say how
-        raise InputError(f"{path} holds a header only, so this split has no image; add its boxes, or take another split")
+def _check_not_empty(raw: RawAnnotations, path: Path, folder: Path, faults: list[Fault]) -> None:
     lost = [fault for fault in faults if fault.action == DROP_IMAGE]
     if lost and not raw.paths:
         stop_on_faults(faults)
         raise FileNotFoundError(f"none of the {len(lost)} images of {path} can be read from {folder}; {lost[0].detail}")
+    if faults and not raw.paths:
+        raise InputError(f"{path} leads to no image that can be used; {faults[0]}")
 
 
 def _csv_files(root: Path) -> dict[str, Path]:

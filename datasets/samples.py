@@ -1,6 +1,7 @@
 """Augmented samples that depend on (seed, epoch, index) only: not on workers, processes, restarts or order."""
 
 from collections.abc import Callable, Sequence
+from functools import cached_property
 
 import numpy as np
 from torch import Generator, Tensor
@@ -52,18 +53,20 @@ class TrainingSamples(Dataset):
         return image, target
 
     def _read(self, index: int) -> tuple[Tensor, dict]:
-        candidates = [index, *self._substitutes(index)]
-        for candidate in candidates:
+        try:
+            image, target = self.dataset[index]
+            return image, _complete(target, index)
+        except UnreadableImage as error:
+            last_error = error
+        substitutes = self._substitutes(index)
+        for substitute in substitutes:
             try:
-                image, target = self.dataset[candidate]
+                image, target = self.dataset[substitute]
             except UnreadableImage as error:
                 last_error = error
                 continue
-            target = {**target, "image_id": candidate}
-            if candidate != index:
-                target["unreadable"] = self.image_path(index)
-            return image, target
-        raise UnreadableImage(f"{last_error}; {len(candidates)} images in a row cannot be read") from last_error
+            return image, {**_complete(target, substitute), "unreadable": self.image_path(index)}
+        raise UnreadableImage(f"{last_error}; {1 + len(substitutes)} images in a row cannot be read") from last_error
 
     def _substitutes(self, index: int) -> list[int]:
         """Other indices in an order set by `index` alone."""
@@ -71,13 +74,14 @@ class TrainingSamples(Dataset):
         shifted = (order + index) % len(self)
         return [int(other) for other in shifted if other != index][:MAX_SUBSTITUTES]
 
-    @property
+    @cached_property
     def class_names(self) -> list[str]:
-        """As of the data set."""
-        dataset = self.dataset
-        while isinstance(dataset, Subset):
-            dataset = dataset.dataset
-        return dataset.class_names
+        """As of the data set; where it has no names, "1", "2", ... up to the largest label: all samples are read for it."""
+        names = getattr(_base(self.dataset), "class_names", None)
+        if names is not None:
+            return names
+        labels = [int(label) for index in range(len(self)) for label in self.dataset[index][1]["labels"]]
+        return [str(label) for label in range(1, max(labels, default=1) + 1)]
 
     def get_height_and_width(self, index: int) -> tuple[int, int]:
         """(height, width), from the annotations where there are any, else from the image."""
@@ -91,6 +95,22 @@ class TrainingSamples(Dataset):
         dataset, index = _unwrap(self.dataset, index)
         return dataset.image_path(index) if hasattr(dataset, "image_path") else f"sample {index}"
 
+    @property
+    def has_ground_truth(self) -> bool:
+        """Whether `ground_truth` can be asked for; a list of samples, for instance, has none of its own."""
+        return hasattr(_base(self.dataset), "ground_truth")
+
+    @property
+    def decode_side(self) -> int | None:
+        """As of the data set, see `DetectionDataset`; setting it does nothing where the data set does not know it."""
+        return getattr(_base(self.dataset), "decode_side", None)
+
+    @decode_side.setter
+    def decode_side(self, side: int | None) -> None:
+        dataset = _base(self.dataset)
+        if hasattr(dataset, "decode_side"):
+            dataset.decode_side = side
+
     def ground_truth(self) -> dict:
         """As of the data set; of a `Subset`, that of its images only, in its order."""
         dataset, indices = self.dataset, range(len(self))
@@ -99,6 +119,19 @@ class TrainingSamples(Dataset):
             dataset = dataset.dataset
         truth = dataset.ground_truth()
         return truth if dataset is self.dataset else _select_images(truth, np.asarray(indices, dtype=np.int64))
+
+
+def _complete(target: dict, index: int) -> dict:
+    """The target with the index for `image_id`, and with `area`, which augmentations follow, if only that of the boxes."""
+    sides = target["boxes"][:, 2:] - target["boxes"][:, :2]
+    return {"area": sides.prod(dim=1), **target, "image_id": index}
+
+
+def _base(dataset: Dataset | Sequence) -> Dataset | Sequence:
+    """The data set below all `Subset`s."""
+    while isinstance(dataset, Subset):
+        dataset = dataset.dataset
+    return dataset
 
 
 def _unwrap(dataset: Dataset | Sequence, index: int) -> tuple[Dataset | Sequence, int]:
@@ -111,6 +144,7 @@ def _unwrap(dataset: Dataset | Sequence, index: int) -> tuple[Dataset | Sequence
 def _select_images(truth: dict, images: np.ndarray) -> dict:
     """Ground truth of some images in the given order, renumbered from 0."""
     by_image = np.argsort(truth["image_index"], kind="stable")
+    images = np.arange(truth["num_images"])[images]  # a `Subset` takes negative indices too
     ends = np.cumsum(np.bincount(truth["image_index"], minlength=truth["num_images"]))
     rows = [by_image[ends[image - 1] if image > 0 else 0 : ends[image]] for image in images]
     order = np.concatenate([np.empty(0, dtype=np.int64), *rows])

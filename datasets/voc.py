@@ -5,18 +5,19 @@ stand in the file, without subtracting 1. The image belongs to the XML of the sa
 wrong in many sets and only compared.
 """
 
+import dataclasses
+import errno
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
 from lxml import etree
 
 from datasets.annotations import (
     DROP_IMAGE,
     DROP_OBJECT,
-    FIX,
     STOP,
     AnnotationTable,
     Fault,
@@ -25,23 +26,24 @@ from datasets.annotations import (
     build_table,
     parse_number,
 )
-from datasets.class_names import as_class_names, describe_unknown_class, order_class_names
+from datasets.boundary import Boundary
+from datasets.class_names import (
+    as_class_names,
+    check_class_names,
+    describe_unknown_class,
+    order_class_names,
+    without_case_variants,
+)
 from datasets.detection_dataset import DetectionDataset
 from datasets.errors import InputError
-from datasets.image_files import IMAGE_SUFFIXES, ImageFolder
+from datasets.image_files import IMAGE_SUFFIXES, ImageFolder, annotated_side, read_bytes
 from datasets.image_io import UnreadableImage, image_size
+from datasets.tally import Tally, shorten
+from datasets.voc_folder import VocSplit, all_annotations, find_voc_folder, find_voc_split
 
-SMALL_SHARE, SHARE_SEED = 0.2, 0  # how a default.txt is divided
-LARGE, SMALL = "80 %", "20 %"
-SHARES = {"train": LARGE, "trainval": LARGE, "val": SMALL, "test": SMALL}
 MAX_XML_BYTES = 16 * 2**20
 BOX_TAGS = ("xmin", "ymin", "xmax", "ymax")
-EXPECTED_TREE = """\
-    {0}/
-        Annotations/*.xml
-        JPEGImages/*.jpg (or .png, .bmp, .webp, .tif)
-        ImageSets/Main/train.txt, val.txt
-    or the same three folders in {0}/VOC2012/ or {0}/VOCdevkit/VOC2012/"""
+MISSING_FILES = ("annotation file missing", "image missing")
 
 
 class VOCDataSet(DetectionDataset):
@@ -49,7 +51,7 @@ class VOCDataSet(DetectionDataset):
 
     Args:
         voc_root: the parent of VOCdevkit, VOCdevkit, a year folder, or any folder with Annotations, ImageSets and
-            JPEGImages.
+            JPEGImages, or with the XML beside the images, see voc_folder.py.
         year: which year folder, where there are several.
         transforms: optional `(image, target) -> (image, target)`.
         txt_name: split, with or without ".txt"; `train_set` is another name for it.
@@ -58,6 +60,9 @@ class VOCDataSet(DetectionDataset):
         drop_empty: leave out images without objects to train on.
         skip_difficult: leave difficult objects out of the targets.
         skip_unknown: drop objects of classes outside the class list instead of stopping.
+        skip_missing: leave out images whose file, or whose annotation, is missing instead of stopping.
+        allow_outside: follow paths and links that lead out of `voc_root`.
+        strict: raise on a fault that stops; else keep it in `faults`.
 
     Raises:
         FileNotFoundError: no VOC folder, year or split there; the message shows what was expected.
@@ -69,97 +74,41 @@ class VOCDataSet(DetectionDataset):
     def __init__(self, voc_root: str | os.PathLike, year: str = "2012", transforms: Callable | None = None,
                  txt_name: str = "train.txt", *, train_set: str | None = None,
                  class_names: Sequence[str] | str | os.PathLike | None = None, drop_empty: bool = False,
-                 skip_difficult: bool = False, skip_unknown: bool = False):
+                 skip_difficult: bool = False, skip_unknown: bool = False, skip_missing: bool = False,
+                 allow_outside: bool = False, strict: bool = True):
         folder = find_voc_folder(voc_root, year)
         names = None if class_names is None else as_class_names(class_names)
-        table, faults = read_voc(folder, train_set or txt_name, names, skip_unknown)
-        super().__init__(table, faults, transforms, skip_difficult=skip_difficult, drop_empty=drop_empty)
+        found = find_voc_split(folder, train_set or txt_name, boundary := Boundary(voc_root, allow_outside=allow_outside))
+        table, faults = read_voc(folder, found, boundary, names, skip_unknown, skip_missing)
+        super().__init__(table, faults, transforms, skip_difficult=skip_difficult, drop_empty=drop_empty, strict=strict)
 
 
-def find_voc_folder(voc_root: str | os.PathLike, year: str = "2012") -> Path:
-    """The folder that holds Annotations and ImageSets, from any of the usual places above it."""
-    root = Path(voc_root)
-    for folder in (root, root / "VOCdevkit"):
-        if (folder / "Annotations").is_dir():
-            return folder
-        years = sorted(f for f in folder.glob("VOC*") if (f / "Annotations").is_dir())
-        wanted = [f for f in years if f.name == f"VOC{str(year).removeprefix('VOC')}"]
-        if wanted or len(years) == 1:
-            return (wanted or years)[0]
-        if years:
-            found = ", ".join(f.name.removeprefix("VOC") for f in years)
-            raise FileNotFoundError(f"{folder} holds no VOC year {year}; found are the years {found}")
-    problem = "is not a VOC data set" if root.is_dir() else "does not exist"
-    raise FileNotFoundError(f"the data path {root} {problem}; expected is\n{EXPECTED_TREE.format(root)}")
-
-
-def read_split(folder: Path, split: str) -> tuple[list[str], list[Fault]]:
-    """The image stems of a split file, in its order, each once; and a fault if they are a share of CVAT's default.txt.
-
-    Where default.txt is the only split of an export, train and trainval are 80 % of it, val and test the other 20 %.
-
-    Raises:
-        FileNotFoundError: no such split; the message lists those that exist.
-        InputError: the file lists nothing, or too little to share.
-    """
-    name = split.removesuffix(".txt")
-    path = _split_file(folder, name)
-    if path is not None:
-        stems = _stems_in(path)
-        if not stems:
-            raise InputError(f"split file {path} lists no image; write one file stem per line")
-        return stems, []
-    default = _split_file(folder, "default")
-    # Beside a split of the user's own, a share of the default could hold images of it: then this split is missing.
-    if default is None or name not in SHARES or any(_split_file(folder, other) for other in SHARES):
-        found = ", ".join(sorted(p.stem for p in _split_files(folder))[:12]) or "none"
-        raise FileNotFoundError(f"split file {folder / 'ImageSets' / 'Main' / name}.txt does not exist; splits found: {found}")
-    stems = _share(_stems_in(default), default, SHARES[name])
-    kind = f"split {name} missing, {SHARES[name]} of default.txt taken"
-    return stems, [Fault(str(default), "", kind, f"{len(stems)} images; write {name}.txt to choose them", FIX)]
-
-
-def _split_file(folder: Path, name: str) -> Path | None:
-    places = [folder / "ImageSets" / "Main" / f"{name}.txt", folder / "ImageSets" / f"{name}.txt"]
-    return next((place for place in places if place.is_file()), None)
-
-
-def _share(stems: list[str], path: Path, share: str) -> list[str]:
-    """The larger or the smaller part; the same whatever the order of the lines."""
-    if len(stems) < 2:
-        raise InputError(f"split file {path} lists {len(stems)} image{'s' * (not stems)}, too few for training and validation; "
-                         "add images")
-    order = np.random.default_rng(SHARE_SEED).permutation(len(stems))
-    num_small = max(1, round(SMALL_SHARE * len(stems)))
-    chosen = order[:num_small] if share == SMALL else order[num_small:]
-    return [sorted(stems)[i] for i in sorted(chosen)]
-
-
-def read_voc(folder: Path, split: str, class_names: list[str] | None = None,
-             skip_unknown: bool = False) -> tuple[AnnotationTable, list[Fault]]:
+def read_voc(folder: Path, found: VocSplit, boundary: Boundary, class_names: list[str] | None = None,
+             skip_unknown: bool = False, skip_missing: bool = False) -> tuple[AnnotationTable, list[Fault]]:
     """Annotations of one split and all their faults; a fault that stops is listed like the others, not raised."""
-    stems, faults = read_split(folder, split)
-    parsed = _parse_all(folder, stems, faults)
+    faults, tally, raw = list(found.faults), Tally(), RawAnnotations()
+    parsed = _parse_split(found, boundary, skip_missing, faults)
+    hint = ""
     if class_names is None:
-        class_names = _find_class_names(folder, parsed)
-    raw, images = RawAnnotations(), ImageFolder(folder / "JPEGImages")
+        class_names = _find_class_names(folder, parsed, boundary)
+        hint = "; if both are classes, give the class list (--classes)"  # only a variant of a name can be unknown then
     labels, unknown_action = {name: k + 1 for k, name in enumerate(class_names)}, DROP_OBJECT if skip_unknown else STOP
-    for stem, voc_file in parsed.items():
-        source = str(_xml_path(folder, stem))
+    for stem, (source, voc_file) in parsed.items():
         try:
-            path = _find_image(images, stem, source)
-            height, width = _size(voc_file, path, source, faults)
+            path = _find_image(found.place.images, stem, source, boundary)
+            height, width = _size(voc_file, path, source, tally)
         except FaultError as error:
-            faults.append(error.fault)
+            faults.append(_if_missing(error.fault, skip_missing))
             continue
-        if voc_file.filename and Path(voc_file.filename).stem != Path(stem).name:
-            faults.append(Fault(source, "", "<filename> of another file, ignored",
-                                f"<filename> is {voc_file.filename}", FIX))
+        _compare_filename(voc_file, path, source, tally)
         raw.add_image(path, height, width, len(raw.paths) + 1, source)
         for item in voc_file.objects:
-            _add_object(raw, item, labels, unknown_action, source, faults)
+            _add_object(raw, item, labels, unknown_action, source, faults, hint)
+    if not raw.paths:
+        first = min(faults, key=lambda fault: (fault.action != STOP, fault.action != DROP_IMAGE))
+        raise InputError(f"none of the {len(found.lines)} images of {found.file} can be used; {first}")
     table, box_faults = build_table(raw, class_names)
-    return table, faults + box_faults
+    return table, faults + tally.faults() + box_faults
 
 
 class VocObject(NamedTuple):
@@ -184,33 +133,37 @@ def parse_voc_xml(path: Path) -> VocFile:
     """One annotation file, from its bytes, so that the encoding it declares is honoured.
 
     Raises:
-        FaultError: missing, too large, not well-formed, with a DOCTYPE, or no VOC annotation at all.
+        FaultError: cannot be opened, too large, not well-formed, with a DOCTYPE, or no VOC annotation at all.
     """
-    def broken(kind: str, detail: str, where: str = "") -> FaultError:
-        return FaultError(Fault(str(path), where, kind, detail, STOP))
+    def broken(kind: str, detail: str, where: str = "", action: str = STOP) -> FaultError:
+        return FaultError(Fault(str(path), where, kind, detail, action))
 
     try:
-        data = path.read_bytes()
+        data = read_bytes(path, MAX_XML_BYTES)
     except OSError as error:
-        raise broken("annotation file missing", f"cannot open this annotation ({error.strerror}), which the split file "
-                     "lists; add it or remove the line") from error
-    if len(data) > MAX_XML_BYTES:
-        raise broken("annotation file too large", f"{len(data)} bytes are too many for one image")
+        if error.errno == errno.EFBIG:
+            raise broken("annotation file too large", f"{error.strerror} for one image") from error
+        raise broken("annotation file that cannot be opened", f"cannot open this annotation ({error.strerror}); correct it, or "
+                     "remove its line in the split file") from error
     # No entity is resolved and nothing is loaded: annotations may come from anywhere.
     parser = etree.XMLParser(resolve_entities=False, no_network=True, load_dtd=False, huge_tree=False)
+    doctype = broken("XML with DOCTYPE", "a DOCTYPE is not allowed in an annotation; remove it", "line 1")
     try:
         root = etree.fromstring(data, parser)
-    except etree.XMLSyntaxError as error:
-        raise broken("XML that does not parse", f"the XML does not parse ({error.msg or 'empty file'}); correct or "
-                     "remove it", f"line {error.lineno or 1}") from error
+    except (etree.XMLSyntaxError, LookupError) as error:  # LookupError: an unknown encoding
+        if b"<!DOCTYPE" in data:
+            raise doctype from error
+        line = getattr(error, "lineno", None) or 1
+        reason = (getattr(error, "msg", None) or "empty file")[:200]
+        raise broken("XML that does not parse", f"the XML does not parse ({reason}); correct or remove it", f"line {line}",
+                     DROP_IMAGE) from error
     if root.getroottree().docinfo.doctype:
         # With entities unresolved a class name written as an entity would silently become empty.
-        raise broken("XML with DOCTYPE", "a DOCTYPE is not allowed in an annotation; remove it", "line 1")
+        raise doctype
     if root.tag != "annotation":
-        raise broken("not a VOC annotation", f"the root element is <{root.tag}>, expected is <annotation>", "line 1")
+        raise broken("not a VOC annotation", f"the root element is <{root.tag}>, expected is <annotation>", "line 1", DROP_IMAGE)
     objects = [_parse_object(k + 1, child) for k, child in enumerate(c for c in root if c.tag == "object")]
-    sizes = [parse_number(root.findtext(f"size/{tag}")) for tag in ("width", "height")]
-    width, height = (int(size) if size >= 1 else 0 for size in sizes)  # NaN compares false
+    width, height = (annotated_side(root.findtext(f"size/{tag}")) for tag in ("width", "height"))
     return VocFile((root.findtext("filename") or "").strip(), width, height, objects)
 
 
@@ -219,14 +172,14 @@ def _parse_object(number: int, element: etree._Element) -> VocObject:
     bndbox = element.find("bndbox")
     box = None if bndbox is None else tuple(parse_number(bndbox.findtext(tag)) for tag in BOX_TAGS)
     difficult = (element.findtext("difficult") or "").strip().lower() in ("1", "true")
-    return VocObject(number, (element.findtext("name") or "").strip(), box, difficult)
+    return VocObject(number, " ".join((element.findtext("name") or "").split()), box, difficult)
 
 
 def _add_object(raw: RawAnnotations, item: VocObject, labels: dict[str, int], unknown_action: str, source: str,
-                faults: list[Fault]) -> None:
+                faults: list[Fault], hint: str) -> None:
     where = f"object {item.number}"
     if item.name not in labels:
-        detail = describe_unknown_class(item.name, list(labels)) if item.name else "the object has no <name>"
+        detail = describe_unknown_class(item.name, list(labels)) + hint if item.name else "the object has no <name>"
         faults.append(Fault(source, where, "unknown class", detail, unknown_action))
     elif item.box is None:
         faults.append(Fault(source, where, "object without box", "there is no <bndbox>", DROP_OBJECT))
@@ -234,71 +187,67 @@ def _add_object(raw: RawAnnotations, item: VocObject, labels: dict[str, int], un
         raw.add_object(len(raw.paths) - 1, item.box, labels[item.name], item.number, difficult=item.difficult)
 
 
-def _parse_all(folder: Path, stems: Iterable[str], faults: list[Fault]) -> dict[str, VocFile]:
+def _parse_split(found: VocSplit, boundary: Boundary, skip_missing: bool,
+                 faults: list[Fault]) -> dict[str, tuple[str, VocFile]]:
+    """Stem -> (path of its annotation, what that says), of all that can be used."""
     parsed = {}
-    for stem in stems:
+    for stem, line in found.lines.items():
+        source, where = found.place.xml_path(stem), f"line {line}" if line else ""
         try:
-            parsed[stem] = parse_voc_xml(_xml_path(folder, stem))
+            boundary.check(source, found.file, where)
+            if not os.path.exists(source):
+                detail = f"there is no such annotation, but {found.file}, {where}, lists it; add it, or remove the line"
+                raise FaultError(Fault(source, "", "annotation file missing", detail, STOP))
+            parsed[stem] = source, parse_voc_xml(Path(source))
         except FaultError as error:
-            faults.append(error.fault)
+            faults.append(_if_missing(error.fault, skip_missing))
     return parsed
 
 
-def _find_class_names(folder: Path, parsed: dict[str, VocFile]) -> list[str]:
+def _if_missing(fault: Fault, skip_missing: bool) -> Fault:
+    return dataclasses.replace(fault, action=DROP_IMAGE) if skip_missing and fault.kind in MISSING_FILES else fault
+
+
+def _find_class_names(folder: Path, parsed: dict[str, tuple[str, VocFile]], boundary: Boundary) -> list[str]:
     """Names in all splits. Broken files of other splits are no matter here: opening those splits reports them."""
-    everywhere = {stem for path in _split_files(folder) for stem in _stems_in(path)}
-    others = _parse_all(folder, sorted(everywhere - parsed.keys()), faults=[])
-    files = [*parsed.values(), *others.values()]
-    names = order_class_names({item.name for file in files for item in file.objects if item.name})
-    if not names and parsed:
-        raise InputError(f"no annotation under {folder / 'Annotations'} holds an object, so there are no classes to "
+    files = dict(parsed.values())
+    for path in all_annotations(folder, boundary):
+        if path not in files:
+            try:
+                files[path] = parse_voc_xml(Path(path))
+            except FaultError:
+                continue
+    counts = Counter(item.name for file in files.values() for item in file.objects if item.name)
+    if not counts and parsed:
+        raise InputError(f"no annotation under {os.path.dirname(next(iter(files)))} holds an object, so there are no classes to "
                          "learn; give a class list if that is intended")
-    return names
+    names = order_class_names(without_case_variants(counts))
+    return check_class_names(names, f"the annotations in {folder}") if names else []
 
 
-def _size(voc_file: VocFile, path: str, source: str, faults: list[Fault]) -> tuple[int, int]:
+def _size(voc_file: VocFile, path: str, source: str, tally: Tally) -> tuple[int, int]:
     if voc_file.height and voc_file.width:
         return voc_file.height, voc_file.width
     try:
         height, width = image_size(path)
     except UnreadableImage as error:
         raise FaultError(Fault(path, "", "unreadable image", str(error), DROP_IMAGE)) from error
-    faults.append(Fault(source, "", "no image size, taken from the image", f"the size is {width}x{height}", FIX))
+    tally.add(source, "", "no image size, taken from the image", f"the size is {width}x{height}")
     return height, width
 
 
-def _find_image(images: ImageFolder, stem: str, source: str) -> str:
+def _find_image(images: ImageFolder, stem: str, source: str, boundary: Boundary) -> str:
     path = images.find(stem)
     if path is None:
         detail = (f"there is no image {images.folder / stem} ({', '.join(IMAGE_SUFFIXES)}); add it, or remove the "
                   "line from the split file")
         raise FaultError(Fault(source, "", "image missing", detail, STOP))
+    boundary.check(path, source)
     return path
 
 
-def _xml_path(folder: Path, stem: str) -> Path:
-    return folder / "Annotations" / f"{stem}.xml"
-
-
-def _split_files(folder: Path) -> list[Path]:
-    sets = folder / "ImageSets"
-    return [path for place in (sets / "Main", sets) for path in sorted(place.glob("*.txt"))
-            if not path.name.startswith(".")]
-
-
-def _stems_in(path: Path) -> list[str]:
-    """Stems of a split file, each once. Files of one class have a flag -1, 0 or 1 behind the stem."""
-    try:
-        lines = path.read_bytes().decode("utf-8-sig").splitlines()
-    except UnicodeDecodeError as error:
-        raise InputError(f"split file {path} is not UTF-8 text ({error.reason}); save it as UTF-8") from error
-    stems = {}
-    for number, line in enumerate(lines, start=1):
-        stem, *flag = line.strip().rsplit(maxsplit=1)[:2] or [""]
-        if flag and flag[0] not in ("-1", "0", "1"):
-            stem = line.strip()  # a blank inside the name
-        if stem.startswith(("/", "\\")) or ".." in stem.replace("\\", "/").split("/"):
-            raise InputError(f"split file {path}, line {number}: {stem!r} leads out of the data set; write a file stem")
-        if stem:
-            stems[stem] = None
-    return list(stems)
+def _compare_filename(voc_file: VocFile, path: str, source: str, tally: Tally) -> None:
+    said, is_called = voc_file.filename, os.path.basename(path)
+    if os.path.basename(said.replace("\\", "/")) != is_called:
+        complaint = f"<filename> is {shorten(said)}" if said else "there is no <filename>"
+        tally.add(source, "", "<filename> is not the image's, ignored", f"{complaint}, the image of this name is {is_called}")

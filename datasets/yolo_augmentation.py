@@ -24,6 +24,7 @@ GREY = 128
 MIN_SIDE = 4.0  # pixels of the output: smaller boxes are dropped
 MAX_ASPECT_RATIO = 10.0  # narrower boxes are dropped
 MIN_AREA = 0.1  # share of the scaled box that must be left in the output
+STRIP = 64  # rows coloured at once: their floats fit the cache, and take no fresh memory, which the system would have to clear
 
 # Keys of the hyper-parameters used here, each with its largest value; a missing key is 0: no such change.
 # A larger scale or shear can flatten the picture to nothing.
@@ -99,26 +100,39 @@ def adjust_hsv(image: Tensor, hue: float, saturation: float, value: float) -> Te
     Saturation and value are cut at their largest, so hues never shift by clipping; (0, 1, 1) gives the same pixels.
     """
     assert image.dtype == torch.uint8
-    red, green, blue = pixels = image.float()
-    largest = pixels.amax(dim=0)
-    chroma = largest - pixels.amin(dim=0)
+    out = torch.empty_like(image, memory_format=torch.contiguous_format)
+    for top in range(0, image.shape[1], STRIP):
+        strip = slice(top, top + STRIP)
+        out[:, strip] = _adjust_hsv(image[:, strip], hue, saturation, value)
+    return out
+
+
+def _adjust_hsv(image: Tensor, hue: float, saturation: float, value: float) -> Tensor:
+    """As `adjust_hsv`, to float values that cutting off rounds.
+
+    The largest channel V of a pixel is its value, and its saturation is the largest of (V - c) / V over the channels c.
+    So c becomes r (V - k (V - c)), where r and k are the factors of value and saturation, as far as the pixel can follow.
+    """
+    largest = image.amax(dim=0)
+    chroma = largest - image.amin(dim=0)
+    channels = _turn_hue(image, largest, chroma, hue) if hue % 1 else image.float()
+    # Divisors of 0 are black and grey pixels, which stay so with any factor.
+    brightening = (255 / largest.clamp(min=1)).clamp_(max=value)  # r, [H, W]
+    slope = (largest / chroma.clamp(min=1)).clamp_(max=saturation).mul_(brightening)  # r k
+    offset = brightening.sub_(slope).mul_(largest).add_(0.5)
+    return channels.mul_(slope).add_(offset)
+
+
+def _turn_hue(image: Tensor, largest: Tensor, chroma: Tensor, hue: float) -> Tensor:
+    """Float [3, H, W]: the pixels with their largest channel and chroma (largest - smallest channel), but another hue."""
+    red, green, blue = image.float()
     per_chroma = 1 / chroma.clamp(min=1)  # grey pixels have hue 0
     sextant = torch.where(largest == red, (green - blue) * per_chroma,
                           torch.where(largest == green, (blue - red) * per_chroma + 2, (red - green) * per_chroma + 4))
     sextant += 6 * hue
     sextant -= 6 * (sextant / 6).floor_()  # now in 0..6: red 0, green 2, blue 4
-    new_largest = (largest * value).clamp_(max=255)
-    new_chroma = new_largest * (chroma / largest.clamp(min=1)).mul_(saturation).clamp_(max=1)
-    floor = (new_largest - new_chroma).add_(0.5)  # 0.5: conversion to uint8 cuts off, so this rounds
-    shares = (
-        (sextant - 3).abs_().sub_(1),
-        (sextant - 2).abs_().neg_().add_(2),
-        (sextant - 4).abs_().neg_().add_(2),
-    )
-    out = torch.empty_like(image, memory_format=torch.contiguous_format)
-    for channel, share in zip(out, shares):
-        channel.copy_(torch.addcmul(floor, new_chroma, share.clamp_(0, 1)))
-    return out
+    shares = torch.stack([(sextant - 3).abs_().sub_(1), 2 - (sextant - 2).abs_(), 2 - (sextant - 4).abs_()])
+    return shares.clamp_(0, 1).mul_(chroma).add_(largest - chroma)
 
 
 def render(parts: Sequence[tuple[Tensor, dict, Tensor]], size: tuple[int, int], min_area: float, colours: Callable,

@@ -11,31 +11,39 @@ import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import numpy as np
+
 from datasets.annotations import (
     DROP_IMAGE,
     DROP_OBJECT,
     FIX,
     STOP,
+    WARN,
     AnnotationTable,
     Fault,
+    FaultError,
     RawAnnotations,
     build_table,
     parse_integer,
     parse_number,
 )
+from datasets.boundary import Boundary
 from datasets.class_names import COCO_IDS, COCO_NAMES, as_class_names, describe_unknown_class, translate_old_names
 from datasets.detection_dataset import DetectionDataset
 from datasets.errors import InputError
+from datasets.image_files import files_below
 from datasets.image_io import UnreadableImage, image_size
-from datasets.yolo_config import YoloSplit, find_yolo_split, read_text
+from datasets.tally import Tally, shorten
+from datasets.yolo_config import CLASS_LISTS, LABELS, LIST_FILE, YoloSplit, data_folders, find_yolo_split
+from datasets.yolo_paths import read_text
 
-IMAGE_FOLDERS = ("images", "JPEGImages")  # the last of these in an image's path becomes LABEL_FOLDER
-LABEL_FOLDER = "labels"
+IMAGE_FOLDERS = ("images", "JPEGImages")  # the last of these in an image's path becomes LABELS
 COLUMNS = 5
+POLYGON_COLUMNS = 7  # a class and three points; more have an odd number too
 ROUNDING = 1e-4  # a corner that is so little outside 0..1 comes of writing four decimals or more: it is moved without a word
 OUTSIDE = 1e-3  # a centre or a size farther outside 0..1 than this is no fraction
+MAX_LABEL_BYTES = 16 * 2**20
 MAX_NAMES = 4  # folders named in a message
-CLASS_LISTS = ("classes.txt",)  # written among the labels by some tools
 
 
 class YoloTxtDataset(DetectionDataset):
@@ -52,6 +60,9 @@ class YoloTxtDataset(DetectionDataset):
             names none, class index k is name k of this list. By default the data set's own names.
         drop_empty: leave out images without objects to train on.
         skip_unknown: drop objects of classes outside the class list instead of stopping.
+        polygon_boxes: take the box around a polygon instead of stopping.
+        allow_outside: follow paths and links that lead out of the folder given, or the folder of the file given.
+        strict: raise on a fault that stops; else keep it in `faults`.
 
     Raises:
         FileNotFoundError: no such split, or no label file at all; the message says where it was looked for.
@@ -60,31 +71,33 @@ class YoloTxtDataset(DetectionDataset):
 
     def __init__(self, root: str | os.PathLike, split: str = "train", transforms: Callable | None = None, *,
                  class_names: Sequence[str] | str | os.PathLike | None = None, drop_empty: bool = False,
-                 skip_unknown: bool = False):
+                 skip_unknown: bool = False, polygon_boxes: bool = False, allow_outside: bool = False, strict: bool = True):
         names = None if class_names is None else as_class_names(class_names)
-        table, faults = read_yolo(Path(root), split, names, skip_unknown)
-        super().__init__(table, faults, transforms, drop_empty=drop_empty)
+        boundary = Boundary(*data_folders(Path(root)), allow_outside=allow_outside)
+        table, faults = read_yolo(Path(root), split, names, skip_unknown, polygon_boxes, boundary)
+        super().__init__(table, faults, transforms, drop_empty=drop_empty, strict=strict)
 
 
-def read_yolo(root: Path, split: str, class_names: list[str] | None = None,
-              skip_unknown: bool = False) -> tuple[AnnotationTable, list[Fault]]:
+def read_yolo(root: Path, split: str, class_names: list[str] | None = None, skip_unknown: bool = False,
+              polygon_boxes: bool = False, boundary: Boundary | None = None) -> tuple[AnnotationTable, list[Fault]]:
     """Annotations of one split and all their faults; a fault that stops is listed, or raised if nothing can follow."""
-    found = find_yolo_split(root, split)
+    boundary = boundary or Boundary(*data_folders(root))
+    found = find_yolo_split(root, split, boundary)
     own = found.class_names or class_names
     if own is None:
         raise InputError(f"nothing says the class names of {root}; put a file obj.names or classes.txt there, one name per line, "
-                         "or give a class list (--classes)")
+                         "or the line `names: [...]` into data.yaml, or give a class list (--classes)")
     class_names = class_names or own
     raw, faults = RawAnnotations(object_word="line"), list(found.faults)
-    lines = _LineReader(own, class_names, DROP_OBJECT if skip_unknown else STOP, raw)
-    labels = _LabelFiles()
+    lines = _LineReader(own, class_names, DROP_OBJECT if skip_unknown else STOP, polygon_boxes, raw)
+    labels = _LabelFiles(boundary)
     for image in found.images:
         try:
             height, width = image_size(image)
         except UnreadableImage as error:
             faults.append(Fault(image, "", "unreadable image", str(error), DROP_IMAGE))
             continue
-        path, text = labels.read(image)
+        path, text = labels.read(image, faults)
         raw.add_image(image, height, width, len(raw.paths) + 1, path)
         if text is None:
             faults.append(Fault(image, "", "no label file, taken as background", f"there is no {path}", FIX))
@@ -92,7 +105,7 @@ def read_yolo(root: Path, split: str, class_names: list[str] | None = None,
             lines.add(text, path, height, width)
     _check_labels_found(labels, found)
     raw.source_image_ids = coco_image_ids(raw.paths) or raw.source_image_ids
-    faults += lines.judge(found.source) + (labels.without_image(found.images) if found.whole_folders else [])
+    faults += lines.judge(found.source) + labels.without_image(found)
     table, box_faults = build_table(raw, class_names, coco_category_ids(class_names))
     return table, faults + box_faults
 
@@ -102,7 +115,7 @@ def label_path(image: str) -> str:
     *folders, name = image.split(os.sep)
     places = [k for k, folder in enumerate(folders) if folder in IMAGE_FOLDERS]
     if places:
-        folders[places[-1]] = LABEL_FOLDER
+        folders[places[-1]] = LABELS
     return os.sep.join([*folders, os.path.splitext(name)[0] + ".txt"])
 
 
@@ -124,44 +137,64 @@ def coco_category_ids(class_names: Sequence[str]) -> list[int] | None:
 class _LabelFiles:
     """Reads the label file of each image, and remembers which there were."""
 
-    def __init__(self):
+    def __init__(self, boundary: Boundary):
+        self.boundary = boundary
         self.read_files: set[str] = set()
         self.tried: dict[str, None] = {}  # folders looked in, in their order
 
-    def read(self, image: str) -> tuple[str, str | None]:
-        """(path of the labels, their text); None where there is no file."""
+    def read(self, image: str, faults: list[Fault]) -> tuple[str, str | None]:
+        """(path of the labels, their text); None where there is no file, "" with a fault where it cannot be used."""
         first, beside = label_path(image), os.path.splitext(image)[0] + ".txt"
         for path in dict.fromkeys((first, beside)):
             self.tried[os.path.dirname(path)] = None
-            try:
-                text = read_text(path)
-            except FileNotFoundError:
+            if not os.path.exists(path):
                 continue
             self.read_files.add(path)
-            return path, text
+            try:
+                self.boundary.check(path, path)
+                return path, read_text(path, MAX_LABEL_BYTES)
+            except FaultError as error:
+                faults.append(error.fault)
+            except InputError as error:
+                detail = str(error).removeprefix(path).lstrip(": ")
+                faults.append(Fault(path, "", "label file that cannot be read", detail, STOP))
+            return path, ""
         return first, None
 
-    def without_image(self, images: Sequence[str]) -> list[Fault]:
-        """A fault for every label file that belongs to none of the images, in the folders where the others lie."""
-        expected = {label_path(image) for image in images} | self.read_files
-        faults = []
-        for folder in sorted({os.path.dirname(path) for path in self.read_files}):
-            for name in sorted(os.listdir(folder or os.curdir)):
-                path = os.path.join(folder, name)
-                if name.endswith(".txt") and path not in expected and name not in CLASS_LISTS and not name.startswith("."):
-                    faults.append(Fault(path, "", "label file without image", "add the image, or remove the file", DROP_IMAGE))
+    def without_image(self, found: YoloSplit) -> list[Fault]:
+        """A fault for every label file of no image, in the trees of labels that belong to the split's whole folders."""
+        faults: list[Fault] = []
+        expected = {label_path(image) for image in found.images} | self.read_files
+        paths = [path for tree in self._trees(found.folders) for path in files_below(tree, self.boundary, faults)]
+        odd = [path for path in paths if path.endswith(LIST_FILE) and path not in expected
+               and os.path.basename(path) not in CLASS_LISTS]
+        read = {os.path.realpath(path) for path in self.read_files} if odd else set()  # through a link
+        faults += [Fault(path, "", "label file without image", "add the image, or remove the file", WARN)
+                   for path in sorted(odd) if os.path.realpath(path) not in read]
         return faults
+
+    def _trees(self, image_folders: Sequence[str]) -> list[str]:
+        """Folders of labels, none within another: those of whole folders of images, and those of the files read."""
+        own = [(folder, os.path.dirname(label_path(os.path.join(folder, "")))) for folder in image_folders]
+        folders = {labels for images, labels in own if labels != images} | {os.path.dirname(path) for path in self.read_files}
+        trees: list[str] = []
+        for tree in sorted(os.path.join(folder, "") for folder in folders) if image_folders else []:
+            if not trees or not tree.startswith(trees[-1]):  # sorted, so a folder comes right before those in it
+                trees.append(tree)
+        return trees
 
 
 class _LineReader:
     """Parses label files into `raw`; `judge` tells afterwards what was wrong with them."""
 
-    def __init__(self, own: Sequence[str], class_names: Sequence[str], unknown_action: str, raw: RawAnnotations):
+    def __init__(self, own: Sequence[str], class_names: Sequence[str], unknown_action: str, polygon_boxes: bool,
+                 raw: RawAnnotations):
         labels = {name: k + 1 for k, name in enumerate(class_names)}
         self.own, self.class_names, self.raw = own, class_names, raw
         self.label_of = {k: labels[name] for k, name in enumerate(own) if name in labels}  # class index -> label
-        self.unknown_action = unknown_action
+        self.unknown_action, self.polygon_boxes = unknown_action, polygon_boxes
         self.seen: set[int] = set()  # class indices
+        self.tally = Tally()
         self.faults: list[Fault] = []
         self.far: list[Fault] = []
 
@@ -171,15 +204,20 @@ class _LineReader:
             cells = line.split() if "," not in line else self._without_commas(line, path, number)
             if not cells:
                 continue
-            if len(cells) != COLUMNS:
+            is_polygon = self.polygon_boxes and len(cells) >= POLYGON_COLUMNS and len(cells) % 2 == 1
+            if len(cells) != COLUMNS and not is_polygon:
                 self.faults.append(_misshapen(path, number, len(cells)))
                 continue
             label = self._label(cells[0], path, number)
             values = [parse_number(cell) for cell in cells[1:]]
             if any(abs(value - 0.5) > 0.5 + OUTSIDE for value in values):  # false for NaN, which the policy deals with
-                detail = f"{cells[1:]} are no fractions of the image; write values in 0..1, not pixels"
+                detail = f"{shorten(cells[1:])} are no fractions of the image; write values in 0..1, not pixels"
                 self.far.append(Fault(path, f"line {number}", "value outside 0..1", detail, DROP_OBJECT))
-            elif label is not None:
+                continue
+            if is_polygon:
+                self.tally.add(path, f"line {number}", "polygon, the box around it taken", f"it has {len(values) // 2} points")
+                values = _box_around(values)
+            if label is not None:
                 self.raw.add_object(len(self.raw.paths) - 1, _to_pixels(values, height, width), label, number)
 
     def judge(self, source: str) -> list[Fault]:
@@ -193,7 +231,7 @@ class _LineReader:
             place = f"{far[0].file}, {far[0].where}"
             detail = f"most boxes have values outside 0..1, the first in {place}; write fractions of the image, not pixels"
             first, far = [*first, Fault(source, "", "boxes of another convention", detail, STOP)], []
-        return first + self.faults + far
+        return first + self.faults + self.tally.faults() + far
 
     def _label(self, cell: str, path: str, number: int) -> int | None:
         index = parse_integer(cell)
@@ -205,7 +243,7 @@ class _LineReader:
             detail = describe_unknown_class(self.own[index], self.class_names)
         else:
             count = len(self.own)
-            detail = f"the class {cell} is none of the {count} classes 0..{count - 1}; correct it, or the class list"
+            detail = f"the class {cell[:80]} is none of the {count} classes 0..{count - 1}; correct it, or the class list"
         self.faults.append(Fault(path, f"line {number}", "unknown class", detail, self.unknown_action))
         return None
 
@@ -215,7 +253,7 @@ class _LineReader:
         if len(cells) != COLUMNS:
             cells, kind = line.replace(",", ".").split(), "decimal comma, read as a point"
         if len(cells) == COLUMNS:
-            self.faults.append(Fault(path, f"line {number}", kind, f"the line is {line.strip()!r}", FIX))
+            self.tally.add(path, f"line {number}", kind, f"the line is {shorten(line.strip())}")
         return cells
 
 
@@ -223,8 +261,18 @@ def _misshapen(path: str, number: int, count: int) -> Fault:
     where, counts = f"line {number}", f"{count} columns instead of {COLUMNS} (class, centre x, centre y, width, height)"
     if count < COLUMNS:
         return Fault(path, where, "line with too few columns", f"{counts}; complete the line or remove it", DROP_OBJECT)
-    seems = "remove the confidence at the end" if count == COLUMNS + 1 else "a polygon is no box; write the box around it"
+    if count >= POLYGON_COLUMNS and count % 2 == 1:
+        detail = f"{counts}; a polygon is no box: add --polygon-boxes to take the box around it"
+        return Fault(path, where, "polygon instead of a box", detail, STOP)
+    seems = "remove the confidence at the end" if count == COLUMNS + 1 else "correct the line"
     return Fault(path, where, "line with too many columns", f"{counts}; {seems}", STOP)
+
+
+def _box_around(points: Sequence[float]) -> tuple[float, float, float, float]:
+    """(centre x, centre y, width, height) of the points x, y, x, y, ...; NaN where one of them is NaN."""
+    points = np.array(points).reshape(-1, 2)
+    low, high = points.min(axis=0), points.max(axis=0)  # NaN spreads
+    return *((low + high) / 2).tolist(), *(high - low).tolist()
 
 
 def _to_pixels(box_cxcywh: Sequence[float], height: int, width: int) -> tuple[float, float, float, float]:

@@ -13,6 +13,7 @@ from datasets.annotations import (
     parse_integer,
     parse_number,
     stop_on_faults,
+    stop_on_lost_images,
     summarise_faults,
 )
 from datasets.class_names import (
@@ -161,3 +162,14 @@ def test_nearest_known_name():
     assert describe_unknown_class("Car", ["cat", "car"]) == 'unknown class "Car"; did you mean "car"?'
     assert "did you mean \"Platelets\"" in describe_unknown_class("platlet", ["RBC", "Platelets"])
     assert describe_unknown_class("xyz", ["cat"]) == 'unknown class "xyz"; known are cat'
+
+
+def test_counted_faults_count_in_summaries_and_against_the_limit():
+    tallied = Fault("a.csv", "line 3", "decimal comma, read as a point", "x", "fix", count=273)
+    lost = [Fault("a.json", f"image {k}", "image missing", "no such file", "drop image", count=k) for k in (1, 2)]
+    assert summarise_faults([tallied]) == ["fixed: 273 x decimal comma, read as a point (a.csv line 3, ...)"]
+    assert summarise_faults(lost) == ["images dropped: 3 x image missing (a.json image 1, a.json image 2, ...)"]
+    stop_on_lost_images([tallied, *lost], 3)
+    stop_on_lost_images([], 0)
+    with pytest.raises(InputError, match=r"3 images cannot be used, more than --max-bad-samples 2; .*a\.json, image 1"):
+        stop_on_lost_images([tallied, *lost], 2)

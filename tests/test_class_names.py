@@ -1,9 +1,10 @@
 import json
+from collections import Counter
 
 import pytest
 
 from datasets import InputError, read_class_file, read_labels, read_names, translate_old_names
-from datasets.class_names import COCO_IDS, COCO_NAMES, COCO_OLD_NAMES
+from datasets.class_names import COCO_IDS, COCO_NAMES, COCO_OLD_NAMES, without_case_variants
 
 
 @pytest.mark.parametrize("text", [
@@ -46,8 +47,8 @@ def test_background_in_json_is_a_class_as_written(tmp_path):
     assert read_class_file(tmp_path / "c.json") == ["background", "cat"]
 
 
-@pytest.mark.parametrize("text", ["cat\nhot dog", "\ufeffcat\r\n\r\n hot dog \r\n", "\n\ncat\n\n\nhot dog\n \n"])
-def test_names_files_drop_blank_lines_anywhere(tmp_path, text):
+@pytest.mark.parametrize("text", ["cat\nhot dog", "\ufeffcat\r\n hot dog \r\n", "cat\nhot dog\n \n\n"])
+def test_names_files_may_end_in_blank_lines(tmp_path, text):
     (tmp_path / "x.NAMES").write_bytes(text.encode())
     assert read_names(tmp_path / "x.NAMES") == read_class_file(tmp_path / "x.NAMES") == ["cat", "hot dog"]
 
@@ -55,14 +56,31 @@ def test_names_files_drop_blank_lines_anywhere(tmp_path, text):
 def test_names_files_know_no_background_and_no_commas(tmp_path):
     (tmp_path / "x.names").write_text("background\ncat, tabby\n")
     assert read_class_file(tmp_path / "x.names") == ["background", "cat, tabby"]
-    (tmp_path / "x.names").write_text("cat\n\ncat\n")
-    with pytest.raises(InputError, match=r'x\.names, name 2: the class "cat" stands there twice'):
+    (tmp_path / "x.names").write_text("cat\ndog\ncat\n")
+    with pytest.raises(InputError, match=r'x\.names, line 3: the class "cat" stands there twice'):
         read_names(tmp_path / "x.names")
+    for text, line in (("cat\n\ndog\n", 2), ("\n\ncat\n", 1), ("cat\ndog\n \r\ncow\n\n", 3)):  # it would shift the ids behind it
+        (tmp_path / "x.names").write_text(text)
+        with pytest.raises(InputError, match=rf"x\.names, line {line} is blank; remove"):
+            read_names(tmp_path / "x.names")
     (tmp_path / "x.names").write_text(" \n")
     with pytest.raises(InputError, match="holds no class name"):
         read_names(tmp_path / "x.names")
     with pytest.raises(FileNotFoundError, match=r"none\.names does not exist"):
         read_names(tmp_path / "none.names")
+
+
+@pytest.mark.parametrize("content", ["[" * 100_000, "9" * 5000, '{"a": {"b": 1}}', '["\\ud800"]', '["a\\nb"]', '["a\\u0000"]'])
+def test_damaged_class_files(tmp_path, content):
+    (tmp_path / "c.json").write_text(content)
+    with pytest.raises(InputError, match=r"c\.json") as caught:
+        read_class_file(tmp_path / "c.json")
+    assert "\n" not in str(caught.value) and str(caught.value).isprintable()
+
+
+def test_variants_by_case():
+    assert without_case_variants(Counter({"Car": 1, "car": 9, "cat": 2})) == {"car", "cat"}
+    assert without_case_variants(Counter({"b": 3, "B": 3})) == {"B"} and without_case_variants(Counter()) == set()
 
 
 def test_old_names():

@@ -96,9 +96,9 @@ def test_it_works_below_training_samples(parts):
 
 
 def test_an_unreadable_image_of_any_part(parts, monkeypatch):
-    def broken(path, expected_size=None):
+    def broken(path, **options):
         raise UnreadableImage(path)
 
-    monkeypatch.setattr("datasets.detection_dataset.read_image", broken)
+    monkeypatch.setattr("datasets.detection_dataset.read_with_size", broken)
     with pytest.raises(UnreadableImage, match=r"\.jpg"):
         JoinedDataset(parts)[3]

@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,8 +18,10 @@ from yolo_data import make_yolo
 
 from datasets.annotations import clip_to_images
 from datasets.errors import InputError
-from datasets.open_dataset import guess_kind, open_dataset
+from datasets.open_dataset import guess_sources
+from datasets.open_dataset import open_dataset as open_strictly
 
+open_dataset = partial(open_strictly, allow_outside=True)  # images are links unless copied
 SCRIPT = ROOT / "tools" / "convert_dataset.py"
 SPEC = importlib.util.spec_from_file_location("convert_dataset", SCRIPT)
 tool = importlib.util.module_from_spec(SPEC)
@@ -28,8 +31,21 @@ KINDS = ("voc", "coco", "yolo")
 
 
 def convert(data, to, output, *flags):
-    tool.main(tool.get_args_parser().parse_args([str(data), "--to", to, "--output", str(output), *map(str, flags)]))
+    words = [str(data), "--to", to, "--output", str(output), "--allow-outside", *map(str, flags)]  # outputs are inputs too here
+    tool.main(tool.get_args_parser().parse_args(words))
     return output
+
+
+def test_links_out_of_the_data_need_a_flag(tmp_path, capsys):
+    first = convert(write_voc(tmp_path / "data", {"a": [("x", (1, 2, 30, 20), 0)]}), "yolo", tmp_path / "yolo")
+    assert f"open with --data-path {first} --allow-outside" in capsys.readouterr().out
+    with pytest.raises(InputError, match=r"a\.jpg' leads out of .*--allow-outside"):
+        open_strictly("yolo", first, "train")
+    with pytest.raises(InputError, match=r"a\.jpg' leads out of .*--allow-outside"):
+        convert(first, "coco", tmp_path / "coco", "--no-allow-outside")
+    assert not (tmp_path / "coco").exists()
+    copied = convert(first, "coco", tmp_path / "coco", "--images", "copy")
+    assert len(open_strictly("coco", copied, "train")) == 1 and "open with" not in capsys.readouterr().out
 
 
 def content(dataset):
@@ -96,7 +112,7 @@ def test_drawn_shapes(shapes, tmp_path, to, capsys):
         assert len(result) == len(source) and result.faults == []
         assert_same(source, result)
         assert any(len(rows) == 0 for _, rows in content(source).values()) or split == "val"
-    assert guess_kind(output) == to
+    assert guess_sources(output)[0].kind == to
     said = capsys.readouterr().out
     assert "test: left out" in said and f"train: 16 images, {len(open_dataset(to, output, 'train').table.boxes)} objects" in said
     assert os.listdir(tmp_path / "new") == [to]  # nothing temporary is left

@@ -5,7 +5,7 @@ import shutil
 import numpy as np
 import pytest
 
-from datasets import CocoDetection, OpenImagesDataset, VOCDataSet, YoloTxtDataset, read_labels, summarise_faults
+from datasets import CocoDetection, OpenImagesDataset, VOCDataSet, YoloTxtDataset, read_labels
 
 
 @pytest.fixture(scope="module")
@@ -24,12 +24,12 @@ def formats(shared_data, tmp_path_factory):
     _lay_out_yolo(gts / "yolo_format", source / "images", root / "yolo")
     shutil.copy(gts / "openimages_format" / "DERIVED_class-descriptions-boxable.csv", root / "class-descriptions-boxable.csv")
     return {
-        "voc": VOCDataSet(root, txt_name="all", class_names=names),
+        "voc": VOCDataSet(root, txt_name="all", class_names=names, allow_outside=True),
         "coco": CocoDetection(None, json_path=gts / "coco_format_v1" / "instances_default.json", image_dir=source / "images",
                               class_names=names),
-        "open_images": OpenImagesDataset(root, "train", class_names=names),
-        "as found": OpenImagesDataset(root, "test", class_names=names),
-        "yolo": YoloTxtDataset(root / "yolo", class_names=names),
+        "open_images": OpenImagesDataset(root, "train", class_names=names, allow_outside=True),
+        "as found": OpenImagesDataset(root, "test", class_names=names, allow_outside=True),
+        "yolo": YoloTxtDataset(root / "yolo", class_names=names, allow_outside=True),
     }
 
 
@@ -59,21 +59,22 @@ def test_the_same_273_boxes(formats, kind):
 
 
 def test_classes_and_flags(formats):
-    found = VOCDataSet(formats["voc"].image_path(0).rsplit("/", 2)[0], txt_name="all").class_names
+    found = VOCDataSet(formats["voc"].image_path(0).rsplit("/", 2)[0], txt_name="all", allow_outside=True).class_names
     assert all(dataset.class_names == found for dataset in formats.values()) and found[14] == "person"
     assert formats["voc"].ground_truth()["difficult"].sum() == 38
 
 
 def test_what_is_reported(formats):
     assert all(formats[kind].faults == [] for kind in ("voc", "coco", "open_images", "yolo"))
-    with_comma = sum('"' in line for line in open(formats["as found"].faults[0].file))
-    (line,) = summarise_faults(formats["as found"].faults)
-    assert line.startswith(f"fixed: {with_comma} x decimal comma, read as a point (test-annotations-bbox.csv line 2, ")
+    (fault,) = formats["as found"].faults
+    with_comma = sum('"' in line for line in open(fault.file))
+    assert (fault.where, fault.kind) == ("line 2", "decimal comma, read as a point")
+    assert fault.detail.endswith(f"({with_comma} such cases, this is the first)")
 
 
 def test_the_class_list_may_be_found(formats):
     root = formats["open_images"].image_path(0).rsplit("/", 2)[0]
-    assert OpenImagesDataset(root, "train").class_names == formats["voc"].class_names
-    in_order_of_the_file = YoloTxtDataset(root + "/yolo")
+    assert OpenImagesDataset(root, "train", allow_outside=True).class_names == formats["voc"].class_names
+    in_order_of_the_file = YoloTxtDataset(root + "/yolo", allow_outside=True)
     assert in_order_of_the_file.class_names[:4] == ["person", "cat", "boat", "car"]
     assert _table(in_order_of_the_file)[0] == _table(formats["yolo"])[0]

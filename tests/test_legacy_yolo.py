@@ -21,10 +21,10 @@ YOLO_2019 = [
     ("--batch-size 16", "--batch-size 16"),
     ("--accumulate 4", "--accumulate 4"),
     ("--cfg cfg/yolov3-tiny.cfg", "--cfg cfg/yolov3-tiny.cfg"),
-    ("--data-cfg data/coco_64img.data", "--dataset yolo --data-path data/coco_64img.data"),
-    ("--data_cfg=data/x.DATA", "--dataset yolo --data-path data/x.DATA"),
-    ("--data data/coco.data", "--dataset yolo --data-path data/coco.data"),
-    ("--data data.yaml", "--dataset yolo --data-path data.yaml"),
+    ("--data-cfg data/coco_64img.data", "--dataset yolo --allow-outside --data-path data/coco_64img.data"),
+    ("--data_cfg=data/x.DATA", "--dataset yolo --allow-outside --data-path data/x.DATA"),
+    ("--data data/coco.data", "--dataset yolo --allow-outside --data-path data/coco.data"),
+    ("--data data.yaml", "--dataset yolo --allow-outside --data-path data.yaml"),
     ("--data my/VOCdevkit", "--data-path my/VOCdevkit"),
     ("--img-size 320", "--img-size 320"),
     ("--img-size 320 640", "--img-size 320 640"),
@@ -117,9 +117,9 @@ def test_flag_resolves_for_yolo(command, expected):
 def test_whole_command_lines_of_yolo():
     words, notes = yolo_words("--cfg cfg/yolov3-tiny.cfg --data-cfg x.data --epochs 10 --batch-size 8 --accumulate 8 --resume "
                               "--notest")
-    assert words == ("--cfg cfg/yolov3-tiny.cfg --dataset yolo --data-path x.data --epochs 10 --batch-size 8 --accumulate 8 "
-                     "--resume auto --notest")
-    assert notes == ["--data-cfg x.data -> --dataset yolo --data-path x.data", "--resume -> --resume auto"]
+    assert words == ("--cfg cfg/yolov3-tiny.cfg --dataset yolo --allow-outside --data-path x.data --epochs 10 --batch-size 8 "
+                     "--accumulate 8 --resume auto --notest")
+    assert notes == ["--data-cfg x.data -> --dataset yolo --allow-outside --data-path x.data", "--resume -> --resume auto"]
     words, notes = yolo_words("--multi-scale True --freeze-layers False --weights w.pt --savebest False")
     assert words == "--multi-scale --weights w.pt"
     assert notes[1:] == ["--freeze-layers False -> dropped, not needed here", "--savebest False -> dropped, not needed here"]

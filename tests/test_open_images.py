@@ -1,3 +1,4 @@
+import os
 import pickle
 
 import numpy as np
@@ -7,6 +8,7 @@ from jetson_data import make_open_images
 from PIL import Image
 
 from datasets import InputError, OpenImagesDataset, UnreadableImage, summarise_faults
+from datasets.image_files import require_ordinary
 from datasets.open_images import is_open_images_folder
 
 HEADER = "ImageID,XMin,XMax,YMin,YMax,ClassName"
@@ -93,8 +95,10 @@ def test_decimal_commas_are_read_and_counted(fruit):
     assert boxes == [[10, 3, 20, 27], [0, 0, 40, 30]]
     assert summarise_faults(dataset.faults) == [
         "fixed: 1 x decimal comma, read as a point (sub-train-annotations-bbox.csv line 2)"]
-    _csv(fruit, "a;0,25;0,5;0,1;0,9;Apple", "b;0;1;0;1;Plum", header=HEADER.replace(",", ";"))
-    assert _boxes(fruit)[1] == boxes
+    _csv(fruit, "a;0,25;0,5;0,1;0,9;Apple", "b;0,0;1;0;1;Plum", header=HEADER.replace(",", ";"))
+    dataset, other = _boxes(fruit)
+    assert other == boxes and [f.where for f in dataset.faults] == ["line 2"]
+    assert "'0,25'" in dataset.faults[0].detail and dataset.faults[0].detail.endswith("(2 such cases, this is the first)")
     _csv(fruit, "a,0,25,0,5,0,1,0,9,Apple", "b,0,1,0,1,Plum")
     with pytest.raises(InputError, match=r"csv, line 2: 10 cells for 6 columns; put decimal commas in quotes"):
         OpenImagesDataset(fruit)
@@ -116,11 +120,68 @@ def test_images_in_subfolders_and_names_with_dots(fruit):
     assert _boxes(fruit)[1] == [[5, 0, 10, 10], [10, 0, 20, 30], [5, 0, 10, 10]]
 
 
-def test_nothing_outside_the_folder_is_opened(fruit):
-    _image(fruit / "secret.jpg")
-    _csv(fruit, "../secret,0,1,0,1,Apple", "a,0,1,0,1,Apple")
+def test_nothing_outside_the_data_folder(fruit, tmp_path_factory):
+    outside = tmp_path_factory.mktemp("outside")
+    _image(outside / "secret.jpg", shape=(10, 20))
+    for image_id in (f"../../{outside.name}/secret", f"{outside}/secret.jpg", f"..\\..\\{outside.name}\\secret"):
+        _csv(fruit, "a,0,1,0,1,Apple", f"{image_id},0,1,0,1,Apple")
+        with pytest.raises(InputError, match=r"csv, line 3: .*leads out of .*; move it there, or add --allow-outside if that"):
+            OpenImagesDataset(fruit)
+        dataset = OpenImagesDataset(fruit, strict=False)
+        assert len(dataset) == 1 and [(f.where, f.kind) for f in dataset.faults] == [
+            ("line 3", "path leads out of the data folder")]
+        assert OpenImagesDataset(fruit, allow_outside=True)[1][0].shape == (3, 10, 20)
+    _csv(fruit, "../validation/c,0,1,0,1,Apple")
+    assert OpenImagesDataset(fruit).image_path(0).endswith("validation/c.jpg")  # inside
+    _csv(fruit, "a,0,1,0,1,Apple", "b,0,1,0,1,Plum")
+    (fruit / "train" / "a.jpg").unlink()
+    (fruit / "train" / "a.jpg").symlink_to(outside / "secret.jpg")
+    with pytest.raises(InputError, match=r"csv, line 2: .*a\.jpg' leads out of"):
+        OpenImagesDataset(fruit)
+    assert len(OpenImagesDataset(fruit, allow_outside=True)) == 2
+    (fruit / "sub-train-annotations-bbox.csv").rename(outside / "x.csv")
+    (fruit / "sub-train-annotations-bbox.csv").symlink_to(outside / "x.csv")
+    with pytest.raises(InputError, match=r"bbox\.csv' leads out of"):
+        OpenImagesDataset(fruit)
+    assert OpenImagesDataset(fruit, "val").class_names == ["Banana"]  # not even to find names
+    (fruit / "sub-validation-annotations-bbox.csv").unlink()
+    (outside / "d.csv").write_text("/m/01,Egg\n")
+    (fruit / "class-descriptions.csv").symlink_to(outside / "d.csv")
+    _csv(fruit, "c,0,1,0,1,Banana", name="test")
+    (fruit / "validation").rename(fruit / "test")
+    with pytest.raises(InputError, match=r"descriptions\.csv' leads out of"):
+        OpenImagesDataset(fruit, "test")
+
+
+def test_header_only(fruit):
+    """Nothing to train on; elsewhere the pictures of the folder are background."""
+    _csv(fruit, name="sub-validation")
+    for split in ("val", "valid", "validation"):
+        dataset = OpenImagesDataset(fruit, split)
+        assert len(dataset) == 1 and dataset[0][1]["boxes"].shape == (0, 4) and dataset.class_names == ["Apple", "Plum"]
+        assert [(f.kind, f.action) for f in dataset.faults] == [("header only", "warn")]
+    _csv(fruit)
+    with pytest.raises(InputError, match="sub-train-annotations-bbox.csv holds a header only, so there is nothing to train on"):
+        OpenImagesDataset(fruit, class_names=["Apple"])
+
+
+def test_names_that_differ_by_case(fruit):
+    _csv(fruit, "a,0,1,0,1,apple", "b,0,1,0,1,Apple", "a,0,0.5,0,1,Apple")
+    with pytest.raises(InputError, match=r'line 2: unknown class "apple"; did you mean "Apple"\?; if both are classes, give'):
+        OpenImagesDataset(fruit)
+    assert OpenImagesDataset(fruit, class_names=["apple", "Apple"]).table.labels.tolist() == [1, 2, 2]
+
+
+def test_damaged_rows(fruit):
+    _csv(fruit, "a\0,0,1,0,1,Apple", "x" * 5000 + ",0,1,0,1,Apple", "a,1e400,1,0,1,Apple", "a,1e308,1,0,1,Apple",
+         "a,0,1,0,1,Apple", "a," + "9" * 5000 + ",1,0,1,Apple", "é/a\0/b,0,1,0,1,Apple")
     dataset = OpenImagesDataset(fruit)
-    assert len(dataset) == 1 and [(f.where, f.kind) for f in dataset.faults] == [("line 2", "image missing")]
+    assert len(dataset) == 1 and len(dataset[0][1]["boxes"]) == 1
+    assert sorted(f.where for f in dataset.faults) == [f"line {k}" for k in (2, 3, 4, 5, 7, 8)]
+    assert all(len(f.detail) < 400 and f.detail.isprintable() for f in dataset.faults)
+    _csv(fruit, 'a,0,1,0,1,"Ap\nple"')
+    with pytest.raises(InputError, match="holds a line end or a control character"):
+        OpenImagesDataset(fruit)
 
 
 def test_missing_and_broken_images_are_dropped(fruit):
@@ -189,11 +250,11 @@ def test_names_from_the_descriptions(fruit):
     ("ImageID,XMin,XMax,Name\na,0,1,b\n", r"line 1: no column YMin, YMax, ClassName \(or LabelName\); found: ImageID, XMin"),
     ("", "line 1: no column ImageID.*; found: nothing: the file is empty"),
     ("a,0,1,0,1,Apple\n", "line 1: no column ImageID.*; found: a, 0, 1"),
-    (HEADER + "\n", "holds a header only, so this split has no image"),
+    (HEADER + "\n", "holds a header only, so there is nothing to train on"),
     (HEADER + '\na,0,1,0,1,Apple\na,"0,1,0,1,Apple\n', "line 3: cannot be read as CSV"),
     (HEADER.encode("utf-16"), "is not UTF-8 text"),
     (HEADER + "\na,0,1,0,1," + 200_000 * "x" + "\n", "line 2: cannot be read as CSV"),
-    (HEADER + "\na,0\n", "no image is left in this split"),
+    (HEADER + "\na,0\n", "leads to no image that can be used; .*line 2: 2 cells for 6"),
 ])
 def test_files_that_stop(fruit, content, message):
     path = fruit / "sub-train-annotations-bbox.csv"
@@ -248,3 +309,13 @@ def test_as_jetsons_downloader_leaves_it(tmp_path):
     assert all(data.class_names == ["circle", "square", "star", "triangle"] for data in sets.values())
     boxes = torch.cat([sets["train"][i][1]["boxes"] for i in range(3)])
     assert len(boxes) > 3 and torch.allclose(boxes, boxes.round(), atol=1e-4)  # drawn in whole pixels
+
+
+def test_pipes_are_no_files(fruit):
+    os.mkfifo(fruit / "sub-test-annotations-bbox.csv")
+    (fruit / "test").mkdir()
+    with pytest.raises(InputError, match=r"cannot open this file \(it is a pipe or a device, not an ordinary file\)"):
+        OpenImagesDataset(fruit, "test")
+    assert len(OpenImagesDataset(fruit)) == 2  # whose classes come from all files that can be read
+    with pytest.raises(OSError, match=r"bytes are too many, 10 are allowed"):
+        require_ordinary(fruit / "sub-train-annotations-bbox.csv", 10)

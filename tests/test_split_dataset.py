@@ -156,7 +156,7 @@ def test_voc(shapes, tmp_path, capsys):
         run(root, "--seed", seed, "--output", tmp_path / seed, parts=["a=0.6", "b=0.2", "c=0.2"])
         found = {name: (tmp_path / seed / "ImageSets" / "Main" / f"{name}.txt").read_text() for name in "abc"}
         assert (found == lists) == same
-        parts = [open_dataset("voc", tmp_path / seed, name) for name in "abc"]
+        parts = [open_dataset("voc", tmp_path / seed, name, allow_outside=True) for name in "abc"]
         assert box_list(parts) == box_list(whole)
 
 
@@ -169,13 +169,77 @@ def test_voc_names_classes_and_faults(tmp_path, capsys):
     run(root, "--output", tmp_path / "out")
     printed = capsys.readouterr().out
     assert "images dropped: 1 x XML that does not parse (broken.xml line 1)" in printed and "alone.xml" in printed
-    parts = [open_dataset("voc", tmp_path / "out", name) for name in ("train", "val")]
+    assert f"open with --data-path {tmp_path / 'out'} --allow-outside" in printed
+    parts = [open_dataset("voc", tmp_path / "out", name, allow_outside=True) for name in ("train", "val")]
     assert sorted(file_names(parts[0]) + file_names(parts[1])) == sorted(["photo 1.png", "süß 2.png", "x.png", "x.png", "e0.png",
                                                                           "e1.png"])
     for part in parts:
         assert part.class_names == ["dog", "cat"] and len(part) == 3 and part.table.labels.tolist() == [2, 1, 2, 1]
         assert sum(name[0] == "e" for name in file_names(part)) == 1
     assert not (root / "ImageSets").exists()
+
+
+@pytest.mark.parametrize(("annotations", "images"), [("Annotations", "images"), ("Annotations", "Annotations"), (".", "."),
+                                                     (".", "JPEGImages")])
+@pytest.mark.parametrize("output", [None, "set/out", "out"])
+def test_voc_without_the_usual_folders(tmp_path, annotations, images, output):
+    usual = write_voc(tmp_path / "usual", {f"{k}.rf": ["cat", "dog"][: k % 3] for k in range(9)})
+    root = tmp_path / "set"
+    for source, place in (("Annotations", annotations), ("JPEGImages", images)):
+        shutil.copytree(usual / source, root / place, dirs_exist_ok=True)
+    (root / "old").mkdir()
+    (root / "old" / "0.rf.xml").write_text("<annotation></annotation>")
+    before = files_below(root)
+    run(root, *([] if output is None else ["--output", tmp_path / output]), parts=["train=6", "val=3"])
+    lists, after = {"train.txt", "val.txt"} if output != "out" else set(), files_below(root)
+    assert {path.name for path in after.keys() - before.keys()} == lists and before.items() <= after.items()
+    place = tmp_path / (output or "set")
+    parts = [VOCDataSet(place, txt_name=name, allow_outside=output is not None) for name in ("train", "val")]
+    names = [file_names(part) for part in parts]
+    assert [len(part) for part in parts] == [6, 3] and sorted(names[0] + names[1]) == [f"{k}.rf.png" for k in range(9)]
+    # Objects: k % 3 = 1 has a cat, 2 has both. Each triple has a part of its own size.
+    assert [sum(row[1] == label for row in box_list(parts)) for label in ("cat", "dog")] == [6, 3]
+    assert [np.bincount([int(name[0]) % 3 for name in some]).tolist() for some in names] == [[2, 2, 2], [1, 1, 1]]
+
+
+def test_voc_in_a_folder_for_each_split(tmp_path, capsys):
+    root = tmp_path / "set"
+    for number, (split, stems) in enumerate({"Train": "abcde", "valid": "fg", "test": "h"}.items()):
+        write_voc(tmp_path / split, {stem: ["cat", "dog"][: 1 + number % 2] for stem in stems})
+        for folder in ("Annotations", "JPEGImages"):  # test keeps them apart, the others have them side by side
+            shutil.copytree(tmp_path / split / folder, root / split / (folder if split == "test" else ""), dirs_exist_ok=True)
+    (root / "Train" / "e.xml").write_text("<annotation>")
+    before = files_below(root)
+    for words in ([], ["--output", tmp_path / "." / "set" / ".." / "set"]):
+        with pytest.raises(InputError, match=rf"the folders {root}/Train, {root}/test/Annotations, {root}/valid, and .*--output"):
+            run(root, *words)
+    assert files_below(root) == before and len(before) == 16
+    for place in (root / "out" / "deep", tmp_path / "out"):
+        run(root, "--output", place, parts=["train=4", "val=3"])
+        assert "images dropped: 1 x XML that does not parse (e.xml line 1)" in capsys.readouterr().out
+        parts = [VOCDataSet(place, txt_name=name, allow_outside=True) for name in ("train", "val")]
+        names = [name for part in parts for name in file_names(part)]
+        assert [len(part) for part in parts] == [4, 3] and sorted(names) == [f"{stem}.png" for stem in "abcdfgh"]
+        assert [sum(row[1] == label for row in box_list(parts)) for label in ("cat", "dog")] == [7, 2]
+        assert all((place / kind / f"f.{suffix}").resolve() == root / "valid" / f"f.{suffix}"
+                   for kind, suffix in (("Annotations", "xml"), ("JPEGImages", "png")))
+    root.rename(tmp_path / "moved")
+    assert len(VOCDataSet(tmp_path / "moved" / "out" / "deep", txt_name="train", allow_outside=True)) == 4
+
+
+def test_one_name_in_two_folders(tmp_path):
+    for split, stems in (("train", "abc"), ("val", "cd")):
+        source = write_voc(tmp_path / split, {stem: ["cat"] for stem in stems})
+        for folder in ("Annotations", "JPEGImages"):
+            shutil.copytree(source / folder, tmp_path / "set" / split, dirs_exist_ok=True)
+    with pytest.raises(InputError, match=r"set/train/c\.xml and .*set/val/c\.xml have the same name"):
+        run(tmp_path / "set", "--output", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    shutil.rmtree(tmp_path / "set" / "val")
+    with pytest.raises(InputError, match="set is divided already, by the folders .*set/train, and"):
+        run(tmp_path / "set")
+    run(tmp_path / "set", "--output", tmp_path / "out", parts=["train=2", "val=1"])  # links to the one folder itself
+    assert [len(VOCDataSet(tmp_path / "out", txt_name=name, allow_outside=True)) for name in ("train", "val")] == [2, 1]
 
 
 def test_a_class_that_a_part_lacks_and_a_set_without_objects(tmp_path, capsys):
@@ -223,11 +287,11 @@ def test_coco_file(tmp_path):
     for name, part in parts.items():
         assert part["categories"] == content["categories"] and part["info"] == content["info"]
         assert {r["image_id"] for r in part["annotations"]} <= {r["id"] for r in part["images"]}
-        assert open_dataset("coco", output, name).faults == []
+        assert open_dataset("coco", output, name, allow_outside=True).faults == []
     (tmp_path / "moved").mkdir()
     for name in ("photos", "split", "any.json"):
         (tmp_path / name).rename(tmp_path / "moved" / name)
-    assert len(CocoDetection(tmp_path / "moved" / "split", "mine")) == 2
+    assert len(CocoDetection(tmp_path / "moved" / "split", "mine", allow_outside=True)) == 2
 
 
 def test_coco_tree_of_two_splits_with_the_same_ids(tmp_path):
@@ -235,7 +299,7 @@ def test_coco_tree_of_two_splits_with_the_same_ids(tmp_path):
     write_coco(tmp_path, "annotations/instances_val2017.json", "val2017", 0, 4)
     whole = [CocoDetection(tmp_path, name) for name in ("train", "val")]
     run(tmp_path, parts=["train=0.75", "val=0.25"])
-    parts = [open_dataset("coco", tmp_path / "split", name) for name in ("train", "val")]
+    parts = [open_dataset("coco", tmp_path / "split", name, allow_outside=True) for name in ("train", "val")]
     assert [len(part) for part in parts] == [9, 3] and box_list(parts) == box_list(whole)
     assert all(part.faults == [] and part.coco_classes == {3: "a", 7: "b"} for part in parts)
     ids = [json.loads((tmp_path / "split" / "annotations" / f"{n}.json").read_text()) for n in ("train", "val")]
@@ -257,12 +321,14 @@ def test_yolo(tmp_path, style):
     assert before.items() <= files_below(root).items()
     assert (root / "split" / "train.txt").read_text().startswith("./../images/")
     root = root.rename(tmp_path / "moved")
-    parts = [YoloTxtDataset(root / "split", "train"), YoloTxtDataset(root / "split" / "data.yaml", "val"),
-             YoloTxtDataset(root / "split" / "rest.txt")]
+    parts = [YoloTxtDataset(root / "split", "train", allow_outside=True),
+             YoloTxtDataset(root / "split" / "data.yaml", "val", allow_outside=True),
+             YoloTxtDataset(root / "split" / "rest.txt", allow_outside=True)]
     assert [len(part) for part in parts] == [9, 5, 4] and box_list(parts) == box_list(whole)
     assert all(part.class_names == ["circle", "square"] for part in parts)
     run(root if style == "folder" else root / source.name, "--output", tmp_path / "out")
-    assert box_list([open_dataset("yolo", tmp_path / "out", name) for name in ("train", "val")]) == box_list(whole)
+    parts = [open_dataset("yolo", tmp_path / "out", name, allow_outside=True) for name in ("train", "val")]
+    assert box_list(parts) == box_list(whole)
 
 
 def test_yolo_folder_that_was_never_divided(tmp_path):
@@ -274,7 +340,7 @@ def test_yolo_folder_that_was_never_divided(tmp_path):
                 path.rename(root / kind / path.name)
             (root / kind / folder).rmdir()
     run(root)
-    parts = [YoloTxtDataset(root / "split", name) for name in ("train", "val")]
+    parts = [YoloTxtDataset(root / "split", name, allow_outside=True) for name in ("train", "val")]
     assert [len(part) for part in parts] == [7, 6] and box_list(parts) == whole
     for path in (root / "labels").iterdir():
         path.rename(path.with_suffix(".old"))
@@ -293,8 +359,13 @@ def test_what_is_refused(tmp_path, shapes):
     for kind in ("voc", "yolo", "coco"):
         with pytest.raises(FileNotFoundError):
             run(tmp_path / "absent", "--dataset", kind)
-    (tmp_path / "set" / "Annotations").mkdir(parents=True)
-    with pytest.raises(InputError, match="no annotation in"):
+    (tmp_path / "empty" / "Annotations").mkdir(parents=True)
+    with pytest.raises((InputError, FileNotFoundError), match=f"{tmp_path}/empty"):
+        run(tmp_path / "empty")
+    for place in ("Annotations", "images"):
+        (tmp_path / "set" / place).mkdir(parents=True)
+    (tmp_path / "set" / "Annotations" / "a.xml").write_text("<annotation></annotation>")
+    with pytest.raises(InputError, match=f"no annotation in {tmp_path}/set/Annotations has its image in {tmp_path}/set/images; "):
         run(tmp_path / "set")
     with pytest.raises(InputError, match="no UTF-8"):
         split_dataset.write(split_dataset.Plan({tmp_path / "a.txt": "good\n" + os.fsdecode(b"bad\xff\n")}, {}))
@@ -305,9 +376,20 @@ def test_from_another_folder(tmp_path):
     root = write_voc(tmp_path / "set", {f"{k}": ["cat"] for k in range(4)})
     command = [sys.executable, SCRIPT, "set", "--parts", *HALVES]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
-    assert "open with --data-path set" in done.stdout and len(VOCDataSet(root)) == 2
+    assert "open with --data-path set\n" in done.stdout and len(VOCDataSet(root)) == 2
     again = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert again.returncode == 2 and again.stderr.startswith("error: set/ImageSets/Main/train.txt, ")
+
+
+def test_images_behind_links_need_a_flag(tmp_path):
+    root = write_voc(tmp_path / "set", {stem: ["cat"] for stem in "abcd"})
+    for stem in "ab":
+        (root / "JPEGImages" / f"{stem}.png").rename(tmp_path / f"{stem}.png")
+        (root / "JPEGImages" / f"{stem}.png").symlink_to(tmp_path / f"{stem}.png")
+    run(root, parts=["train=1", "val=1"])
+    assert sum(len(VOCDataSet(root, txt_name=name)) for name in ("train", "val")) == 2
+    run(root, "--allow-outside", parts=["one=2", "two=2"])
+    assert sum(len(VOCDataSet(root, txt_name=name, allow_outside=True)) for name in ("one", "two")) == 4
 
 
 def test_real_sets(shared_data, tmp_path, capsys):
@@ -315,11 +397,11 @@ def test_real_sets(shared_data, tmp_path, capsys):
     run(source, "--output", tmp_path / "bccd", parts=["train=0.8", "val=0.1", "test=0.1"])
     printed = capsys.readouterr().out
     assert "2 x box of zero size" in printed
-    parts = [VOCDataSet(tmp_path / "bccd", txt_name=name) for name in ("train", "val", "test")]
+    parts = [VOCDataSet(tmp_path / "bccd", txt_name=name, allow_outside=True) for name in ("train", "val", "test")]
     assert [len(part) for part in parts] == [291, 37, 36] and len(box_list(parts)) == 4886
     share = np.array([[np.unique(p.table.image_index[p.table.labels == k]).size / len(p) for k in (1, 2, 3)] for p in parts])
     assert np.ptp(share, axis=0).max() < 0.03  # images with a class, by part: one image
     run(shared_data / "tiny_coco", "--output", tmp_path / "coco", parts=["train=0.5", "val=0.3", "test=0.2"])
-    parts = [CocoDetection(tmp_path / "coco", name) for name in ("train", "val", "test")]
+    parts = [CocoDetection(tmp_path / "coco", name, allow_outside=True) for name in ("train", "val", "test")]
     assert [len(part) for part in parts] == [50, 30, 20] and sum(part.table.iscrowd.sum() for part in parts) == 10
     assert len(box_list(parts)) == 852 and all(len(part.class_names) == 80 for part in parts)

@@ -185,9 +185,9 @@ JETSON_DEFAULTS = {
 }
 VOC = {"dataset": "voc", "data_path": ["data/drone/"], "output_dir": "models/drone/", "train_split": "trainval",
        "val_split": "test"}
-FRUIT = {"dataset": "open_images", "data_path": ["data/fruit"], "output_dir": "models/fruit", "train_split": "train",
+FRUIT = {"dataset": "openimages", "data_path": ["data/fruit"], "output_dir": "models/fruit", "train_split": "train",
          "val_split": "test"}
-PLAIN = {"dataset": "open_images", "data_path": ["data"], "output_dir": "models/ssd", "train_split": "train", "val_split": "test"}
+PLAIN = {"dataset": "openimages", "data_path": ["data"], "output_dir": "models/ssd", "train_split": "train", "val_split": "test"}
 COMMANDS = [
     ("--dataset-type=voc --data=data/drone/ --model-dir=models/drone/ --resolution=512", VOC | {"resolution": 512}),
     ("--dataset-type=voc --data=data/drone/ --model-dir=models/drone/ --resolution=512 --num-workers=0 --batch-size=4 "

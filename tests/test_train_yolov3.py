@@ -224,7 +224,7 @@ def darknet_file(tmp_path):
         network.module_list[number].conv.bias.data[4::8] += 6  # objectness: there is something everywhere
     (tmp_path / "random.weights").write_bytes(write_weights(network.state_dict(), network))
     (tmp_path / "small.cfg").write_text(small_cfg(3))
-    (tmp_path / "three.names").write_text("star\n\ncircle\nother\n")
+    (tmp_path / "three.names").write_text("star\ncircle\nother\n")
     return network
 
 

@@ -197,6 +197,14 @@ def test_hsv_against_colorsys():
     assert torch.equal(adjust_hsv(image, 0.0, 1.0, 1.0), image)
 
 
+def test_hsv_in_strips_shows_no_seams():
+    image = torch.randint(0, 256, (3, 150, 20), dtype=torch.uint8, generator=_generator())  # strips are of 64 rows
+    for change in [(0.0, 1.3, 0.7), (0.2, 0.5, 1.0)]:
+        whole = adjust_hsv(image, *change)
+        pieces = [adjust_hsv(image[:, start : start + 50], *change) for start in (0, 50, 100)]
+        assert torch.equal(whole, torch.cat(pieces, dim=1))
+
+
 def test_hsv_jitter_draws_what_it_says():
     image = torch.tensor([150, 100, 50], dtype=torch.uint8).reshape(3, 1, 1)
     kept = image.clone()

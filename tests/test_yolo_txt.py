@@ -1,3 +1,4 @@
+import os
 import pickle
 import time
 
@@ -83,7 +84,7 @@ def test_missing_labels_are_background_unless_all_are_missing(pets):
         YoloTxtDataset(pets)
     _labels(pets)
     assert _kinds(YoloTxtDataset(pets)) == {("", "no label file, taken as background", "fix"),
-                                            ("", "label file without image", "drop image")}
+                                            ("", "label file without image", "warn")}
 
 
 @pytest.mark.parametrize(("line", "kind", "action"), [
@@ -109,12 +110,59 @@ def test_faults_by_file_and_line(pets, line, kind, action):
     ("-1 0.5 0.5 0.2 0.2", "line 2: the class -1 is none"), ("0.5 0.5 0.5 0.2 0.2", "line 2: the class 0.5 is none"),
     ("cat 0.5 0.5 0.2 0.2", "line 2: the class cat is none"),
     ("0 0.5 0.5 0.2 0.2 0.9", "line 2: 6 columns instead of 5 .*; remove the confidence"),
-    ("0 0 0 0 1 1 1 1 0", "line 2: 9 columns instead of 5 .*a polygon is no box; write the box around it"),
+    ("0 0 0 0 1 1 1 1 0", "line 2: 9 columns instead of 5 .*a polygon is no box: add --polygon-boxes"),
+    ("0 0 0 0 1 1 1 1", "line 2: 8 columns instead of 5 .*; correct the line"),
 ])
 def test_what_stops(pets, line, message):
     _labels(pets, "0 0.5 0.5 0.25 0.5", line)
     with pytest.raises(InputError, match=message):
         YoloTxtDataset(pets)
+
+
+def test_polygons(pets):
+    """A triangle 0.25..0.75 x 0.5..1 and a plain box; a nan makes no box, a far point no fraction."""
+    path = _labels(pets, "0 0.25 1 0.75 1.0 0.5 0.5", "1 0.5 0.5 0.25 0.5", "1 0 0 1 0 1 1 0 1", "0 0 0 nan 1 1 1",
+                   "1 0 0 9 0 1 1", "0 0 0 1 0 1 1 .5")
+    with pytest.raises(InputError, match=r"line 6: 8 columns instead of 5"):
+        YoloTxtDataset(pets, polygon_boxes=True)
+    _labels(pets, *path.read_text().splitlines()[:5])
+    dataset = YoloTxtDataset(pets, polygon_boxes=True)
+    assert dataset[0][1]["boxes"].tolist() == [[20, 20, 60, 40], [30, 10, 50, 30], [0, 0, 80, 40]]
+    assert _kinds(dataset) == {
+        ("line 1", "polygon, the box around it taken", "fix"), ("line 5", "value outside 0..1", "drop object"),
+        ("line 4", "coordinate that is not a number", "drop object")}
+    assert any("3 points (3 such cases, this is the first)" in fault.detail for fault in dataset.faults)
+    assert {(fault.where, fault.kind) for fault in YoloTxtDataset(pets, strict=False).faults} == {
+        (f"line {k}", "polygon instead of a box") for k in (1, 3, 4, 5)}
+
+
+def test_commas_are_counted(pets):
+    _labels(pets, "1 0,25 0,5 0,25 0,5", "0 0,5 0,5 0,25 0,5")
+    (fault,) = YoloTxtDataset(pets).faults
+    assert fault.where == "line 1" and fault.detail.endswith("(2 such cases, this is the first)")
+
+
+def test_label_files_outside_and_unreadable(pets, tmp_path_factory):
+    path, outside = pets / "labels" / "train" / "a.txt", tmp_path_factory.mktemp("outside") / "a.txt"
+    path.rename(outside)
+    path.symlink_to(outside)
+    with pytest.raises(InputError, match=r"a\.txt.* leads out of .*--allow-outside if that is meant$"):
+        YoloTxtDataset(pets)
+    assert len(YoloTxtDataset(pets, allow_outside=True)[0][1]["boxes"]) == 2
+    path.unlink()
+    path.write_bytes(b"0 0.5 0.5 0.2 0.2 \xff")
+    _text(pets / "labels" / "train" / "b.txt", "0 0.5 0.5 0.2 0.2", "9 .5 .5 .5 .5")
+    dataset = YoloTxtDataset(pets, strict=False)  # all faults, not only the first
+    assert _kinds(dataset) == {("", "label file that cannot be read", "stop"), ("line 2", "unknown class", "stop")}
+    assert len(dataset) == 2 and len(dataset.table.labels) == 1
+
+
+def test_damaged_labels(pets):
+    _labels(pets, "9" * 500 + " .5 .5 .5 .5", "0 1e400 .5 .5 .5", "0 .5 \0 .5 .5", "0 " * 5000, "\ud7ff" * 300 + " 1 1 1 1",
+            "1 0.5 0.5 0.5 0.5")
+    dataset = YoloTxtDataset(pets, strict=False)
+    assert len(dataset[0][1]["boxes"]) == 1 and len(dataset.faults) == 5
+    assert all(len(fault.detail) < 300 for fault in dataset.faults)
 
 
 def test_harmless_habits(pets):
@@ -126,7 +174,7 @@ def test_harmless_habits(pets):
     assert dataset.faults == [] and dataset.table.boxes[0].tolist() == pytest.approx([0, 0, 19.753, 40], abs=1e-3)
     assert (dataset.table.boxes[:, :2] >= 0).all() and (dataset.table.boxes[:, 2:] <= [80, 40]).all()
     (pets / "labels" / "train" / "a.txt").write_bytes("0 0.5 0.5 1 1".encode("utf-16"))
-    with pytest.raises(InputError, match=r"a\.txt is not UTF-8 text"):
+    with pytest.raises(InputError, match=r"a\.txt: is not UTF-8 text"):
         YoloTxtDataset(pets)
 
 
@@ -206,3 +254,49 @@ def test_speed(tmp_path):
     start = time.perf_counter()
     dataset = YoloTxtDataset(tmp_path)
     assert len(dataset.table.labels) == 3500 and time.perf_counter() - start < 3
+
+
+def test_labels_without_image_anywhere_in_their_tree(pets):
+    _text(pets / "labels/train/x/y/b1.txt", "0 0.5 0.5 1 1")
+    _text(pets / "labels/train/x/.b2.txt")
+    _text(pets / "labels/train/classes.txt", "cat", "dog")
+    _text(pets / "README.txt", "no labels")
+    (pets / "labels/train/notes.md").touch()
+    fault, = YoloTxtDataset(pets).faults
+    assert (fault.file, fault.kind) == (f"{pets}/labels/train/x/y/b1.txt", "label file without image")
+    assert YoloTxtDataset(pets, "val").faults == []
+    _image(pets / "images/train/x/y/b1.jpg")
+    assert YoloTxtDataset(pets).faults == []
+    _text(pets / "labels/train/x/y/b3.txt")
+    assert [fault.file[-6:] for fault in YoloTxtDataset(pets).faults] == ["b3.txt"]
+    (pets / "labels/train/x/y/b3.txt").unlink()
+    _image(pets / "images/val/x/d.jpg")
+    (pets / "images/val/c.jpg").unlink()
+    _text(pets / "labels/val/x/d.txt", "0 0.5 0.5 1 1")
+    assert [fault.file[-5:] for fault in YoloTxtDataset(pets, "val").faults] == ["c.txt"]
+    _image(pets / "images/val/c.jpg")
+    _text(pets / "data.yaml", "train: .", "names: [cat, dog]")  # the tree of these labels would be the whole data set
+    assert YoloTxtDataset(pets).faults == [] and len(YoloTxtDataset(pets)) == 5
+    _text(pets / "labels/val/z.txt")
+    assert [fault.file for fault in YoloTxtDataset(pets).faults] == [f"{pets}/labels/val/z.txt"]
+
+
+def test_linked_folders_of_images_and_labels(pets):
+    """Both are read through their links; a label that an image has through a link is not without image elsewhere."""
+    _image(pets / "store/images/c.jpg")
+    _text(pets / "labels/train/real/c.txt", "0 0.5 0.5 1 1")
+    (pets / "images/train/sub").symlink_to(pets / "store/images")
+    (pets / "labels/train/sub").symlink_to(pets / "labels/train/real")
+    dataset = YoloTxtDataset(pets)
+    assert len(dataset) == 3 and dataset.faults == []
+    assert dataset[[dataset.image_path(k)[-9:] for k in range(3)].index("sub/c.jpg")][1]["boxes"].tolist() == [[0, 0, 80, 40]]
+
+
+def test_label_files_that_cannot_be_read(pets, monkeypatch):
+    os.mkfifo(pets / "labels/val/d.txt")
+    _image(pets / "images/val/d.jpg")
+    with pytest.raises(InputError, match=r"d\.txt: cannot open this file \(it is a pipe or a device, not an ordinary file\)"):
+        YoloTxtDataset(pets, "val")
+    monkeypatch.setattr("datasets.yolo_txt.MAX_LABEL_BYTES", 20)
+    with pytest.raises(InputError, match=r"a\.txt: cannot open this file \(41 bytes are too many, 20 are allowed\)"):
+        YoloTxtDataset(pets)

@@ -42,7 +42,7 @@ from datasets.detection_dataset import DetectionDataset
 from datasets.errors import InputError
 from datasets.image_files import IMAGE_SUFFIXES
 from datasets.image_io import UnreadableImage, image_size
-from datasets.open_dataset import KINDS, LABELS, SPLITS, guess_kind, open_dataset
+from datasets.open_dataset import KINDS, LABELS, SPLITS, guess_sources, open_dataset
 from datasets.yolo_config import SPLIT_NAMES, YAML_AT_ROOT
 from datasets.yolo_txt import label_path
 from train_utils.errors import one_sentence_errors
@@ -87,6 +87,8 @@ def get_args_parser() -> argparse.ArgumentParser:
     parser.add_argument("--splits", nargs="+", metavar="SPLIT",
                         help=f"splits to convert; default: those there are of {', '.join(SPLITS)}")
     parser.add_argument("--classes", metavar="FILE", help="class names in label order; default: the data set's own")
+    parser.add_argument("--allow-outside", action=argparse.BooleanOptionalAction, default=False,
+                        help="let the data set's files name paths outside its folder, and follow links that lead out of it")
     parser.add_argument("--images", choices=["symlink", "copy", "path"], default="symlink",
                         help="how the output gets its images; path: they stay where they are (COCO only)")
     return parser
@@ -95,9 +97,10 @@ def get_args_parser() -> argparse.ArgumentParser:
 def main(args: argparse.Namespace) -> None:
     """Convert; the output folder appears at once, complete and checked."""
     check_flags(args)
-    kind = guess_kind(args.data) if args.dataset == "auto" else args.dataset
-    print(f"{args.data} is read as {kind}")
-    opened = open_splits(kind, args.data, args.splits, args.classes)
+    source = guess_sources(args.data)[0]
+    kind = source.kind if args.dataset == "auto" else args.dataset
+    print(f"{args.data} is read as {kind}" + (f", since {source.why}" if args.dataset == "auto" else ""))
+    opened = open_splits(kind, args.data, args.splits, args.classes, args.allow_outside)
     first = opened[0][1].ground_truth()
     names, ids = first["class_names"], first["category_ids"].tolist()
     splits = [prepare(name, dataset, args.to) for name, dataset in opened]
@@ -118,6 +121,8 @@ def main(args: argparse.Namespace) -> None:
     for split, output in zip(splits, written):
         place = f", images in {output.where['image_dir']}" if args.images == "path" else ""
         print(f"  {split.name}: {len(split.paths)} images, {len(split.truth['labels'])} objects{place}")
+    if args.images == "symlink":
+        print(f"open with --data-path {args.output} --allow-outside, since its images are links")
 
 
 def check_flags(args: argparse.Namespace) -> None:
@@ -138,8 +143,8 @@ def check_flags(args: argparse.Namespace) -> None:
 # Reading
 
 
-def open_splits(kind: str, data: str, wanted: Sequence[str] | None,
-                class_file: str | None) -> list[tuple[str, DetectionDataset]]:
+def open_splits(kind: str, data: str, wanted: Sequence[str] | None, class_file: str | None,
+                allow_outside: bool) -> list[tuple[str, DetectionDataset]]:
     """(name, data set) of the wanted splits, or of all usual ones that exist; every one has the classes of the first.
 
     Raises:
@@ -150,7 +155,8 @@ def open_splits(kind: str, data: str, wanted: Sequence[str] | None,
     left_out, missing = [], None
     for split in dict.fromkeys(name.removesuffix(".txt") for name in wanted or SPLITS):
         try:
-            dataset = open_dataset(kind, data, split, class_names=opened[0][1].class_names if opened else class_file)
+            names = opened[0][1].class_names if opened else class_file
+            dataset = open_dataset(kind, data, split, class_names=names, allow_outside=allow_outside)
         except FileNotFoundError as error:
             if wanted:
                 raise
@@ -451,7 +457,8 @@ WRITERS: dict[str, Writer] = {"voc": write_voc, "coco": write_coco, "yolo": writ
 
 def check_output(target: str, folder: Path, split: Split, names: list[str], written: Written) -> None:
     """Reads a split again and compares it; every difference is a fault of this file, not of the data."""
-    dataset = open_dataset(target, None if written.where else folder, split.name, **written.where)
+    # Links to the images lead out of the new folder.
+    dataset = open_dataset(target, None if written.where else folder, split.name, allow_outside=True, **written.where)
     found, expected = dataset.ground_truth(), split.truth
     assert found["class_names"] == names, found["class_names"]
     places: dict[str, list[int]] = {}  # several where COCO lists a file twice

@@ -6,11 +6,13 @@
 
 All images of the data set are divided, whatever splits it has. What is written:
 
-    VOC     ImageSets/Main/<part>.txt in the data set; with --output, there, beside links to Annotations and JPEGImages
+    VOC     ImageSets/Main/<part>.txt in the data set; with --output, there, beside links to Annotations and JPEGImages; of a set
+            that lies in folders train, valid, ... only with --output, beside a link to each annotation and image
     COCO    annotations/<part>.json in the folder `split` of the data set (or --output), beside a link to the images per part
     YOLO    <part>.txt and data.yaml in the folder `split` of the data set (or --output)
 
-The folder written to (VOC: the data set) is what the training scripts take as --data-path. No existing file is overwritten.
+The folder written to (VOC: the data set) is what the training scripts take as --data-path, with --allow-outside where its images
+lie elsewhere: lists and links lead to them. No existing file is overwritten.
 
 The parts are stratified iteratively, rarest class first (Sechidis, Tsoumakas, Vlahavas: On the Stratification of Multi-Label
 Data, 2011); images without objects count as a class. The same seed gives the same parts. Byte-identical images share a part.
@@ -47,13 +49,15 @@ from datasets.annotations import (
     parse_number,
     summarise_faults,
 )
+from datasets.boundary import Boundary
 from datasets.class_names import order_class_names, read_names
 from datasets.coco import CocoDetection, find_coco_files
 from datasets.errors import InputError
-from datasets.image_files import IMAGE_SUFFIXES, ImageFolder
+from datasets.image_files import IMAGE_SUFFIXES, require_inside
 from datasets.image_io import UnreadableImage, image_size
-from datasets.open_dataset import LABELS, SPLITS, guess_kind
-from datasets.voc import find_voc_folder, parse_voc_xml
+from datasets.open_dataset import LABELS, SPLITS, guess_sources
+from datasets.voc import VocFile, parse_voc_xml
+from datasets.voc_folder import SPLIT_FOLDERS, XML_SUFFIXES, VocPlace, find_voc_folder
 from datasets.yolo_config import LIST_FILE, SPLIT_NAMES, YAML_AT_ROOT
 from datasets.yolo_txt import CLASS_LISTS, IMAGE_FOLDERS, YoloTxtDataset
 from train_utils.errors import one_sentence_errors
@@ -186,54 +190,104 @@ def group_identical(paths: Sequence[str]) -> np.ndarray:
     return np.array(group, dtype=np.int64)
 
 
-def read_voc(folder: Path) -> Images:
+class VocContent(NamedTuple):
+    """folder: of the data set; places: of its annotations, with their stems; files: image's stem -> its annotation and image."""
+
+    folder: Path
+    places: list[tuple[VocPlace, list[str]]]
+    files: dict[str, tuple[str, str]]
+
+
+def find_voc_places(folder: Path) -> tuple[list[tuple[VocPlace, list[str]]], bool]:
+    """(where annotations lie, with their stems: the folder itself, a folder for each split; whether there are the latter)."""
+    names = {name for names in SPLIT_FOLDERS for name in names}
+    splits = sorted(path for path in folder.iterdir() if path.name.lower() in names and path.is_dir())
+    places = []
+    for path in (folder, *splits):
+        place = VocPlace(path)
+        # Lists may name files in sub-folders of Annotations; the folders beside flat files hold something else.
+        stems = place.annotations.stems() if place.annotations.folder == path else _all_stems(place.annotations.folder)
+        places.append((place, stems))
+    filled = [(place, stems) for place, stems in places if stems]
+    return filled or places[:1], any(stems for _, stems in places[1:])
+
+
+def _all_stems(folder: Path) -> list[str]:
+    """Stems of the annotations in a folder and its sub-folders."""
+    paths = sorted(path.relative_to(folder) for path in folder.rglob("*")
+                   if path.suffix.lower() in XML_SUFFIXES and not path.name.startswith("."))
+    return list(dict.fromkeys(path.with_suffix("").as_posix() for path in paths))
+
+
+def read_voc(folder: Path, places: list[tuple[VocPlace, list[str]]], boundary: Boundary) -> tuple[Images, VocContent]:
     """All images of a VOC folder that have an annotation; files that stop a training are left out, as faults."""
-    raw, images, faults = RawAnnotations(), ImageFolder(folder / "JPEGImages"), []
-    annotations = folder / "Annotations"
-    parsed = {}
-    for path in sorted(annotations.rglob("*.xml")):
-        stem = path.relative_to(annotations).with_suffix("").as_posix()
-        if path.name.startswith("."):
-            continue
-        try:
-            parsed[stem] = parse_voc_xml(path)
-        except FaultError as error:
-            faults.append(dataclasses.replace(error.fault, action=DROP_IMAGE))
-    names = order_class_names({item.name for file in parsed.values() for item in file.objects if item.name})
-    stems = []
-    for stem, file in parsed.items():
-        source, image = str(annotations / f"{stem}.xml"), images.find(stem)
+    raw, faults, files = RawAnnotations(), [], {}
+    parsed = _parse_voc(places, boundary, faults)
+    names = order_class_names({item.name for _, _, file in parsed.values() for item in file.objects if item.name})
+    for source, (place, stem, file) in parsed.items():
+        image = place.images.find(stem)
         try:
             if image is None:
-                raise UnreadableImage(f"there is no image {images.folder / stem}")
+                raise UnreadableImage(f"there is no image {place.images.folder / stem}")
+            boundary.check(image, source)
             height, width = (file.height, file.width) if file.height and file.width else image_size(image)
         except UnreadableImage as error:
             faults.append(Fault(source, "", "image missing or unreadable", str(error), DROP_IMAGE))
             continue
-        stems.append(stem)
-        raw.add_image(image, height, width, len(stems), source)
+        except FaultError as error:
+            faults.append(dataclasses.replace(error.fault, action=DROP_IMAGE))
+            continue
+        if stem in files:
+            raise InputError(f"{files[stem][0]} and {source} have the same name, so no list could tell them apart; rename one, "
+                             "and its image with it")
+        files[stem] = source, image
+        raw.add_image(image, height, width, len(files), source)
         for item in file.objects:
             if item.name and item.box is not None:
-                raw.add_object(len(stems) - 1, item.box, names.index(item.name) + 1, item.number, difficult=item.difficult)
-    if not stems:
-        raise InputError(f"no annotation in {annotations} has its image in {images.folder}; correct the folder"
-                         + (f" ({faults[0]})" if faults else ""))
+                raw.add_object(len(files) - 1, item.box, names.index(item.name) + 1, item.number, difficult=item.difficult)
+    if not files:
+        folders = " or ".join(dict.fromkeys(str(place.images.folder) for place, _ in places))
+        raise InputError(f"no annotation in {', '.join(str(place.annotations.folder) for place, _ in places)} has its image in "
+                         f"{folders}; correct the folder" + (f" ({faults[0]})" if faults else ""))
     table, box_faults = build_table(raw, names)
-    return Images(stems, raw.paths, names, _count_boxes(table), faults + box_faults)
+    images = Images(list(files), raw.paths, names, _count_boxes(table), faults + box_faults)
+    return images, VocContent(folder, places, files)
 
 
-def plan_voc(folder: Path, root: Path, output: Path, members: Members) -> Plan:
+def _parse_voc(places: list[tuple[VocPlace, list[str]]], boundary: Boundary,
+               faults: list[Fault]) -> dict[str, tuple[VocPlace, str, VocFile]]:
+    """Path of an annotation -> (where it lies, its stem there, what it says), of all that can be used."""
+    parsed = {}
+    for place, stems in places:
+        for stem in stems:
+            source = place.xml_path(stem)
+            try:
+                boundary.check(source, source)
+                parsed[source] = place, stem, parse_voc_xml(Path(source))
+            except FaultError as error:
+                faults.append(dataclasses.replace(error.fault, action=DROP_IMAGE))
+    return parsed
+
+
+def plan_voc(content: VocContent, root: Path, output: Path, members: Members) -> Plan:
     """Split files, and in an output folder of their own links to the rest of the set; root: the data path, which contains it."""
     place = output / "ImageSets" / "Main"
     # A stem that ends in " 1" would lose this word, which means a flag in files of one class: it gets a flag.
     files = {place / f"{part}.txt": "".join(f"{stem} 1\n" if re.search(r"\s(-1|0|1)$", stem) else f"{stem}\n" for stem in stems)
              for part, stems in members.items()}
-    links = {}
-    if output.resolve() != folder.resolve():
-        sources = [folder / "Annotations", folder / "JPEGImages",
-                   *[path for path in (root / LABELS, folder / LABELS) if path.is_file()][:1]]
-        links = {output / source.name: _reference(source, root, output) for source in sources}
-    return Plan(files, links)
+    if output.resolve() == content.folder.resolve():
+        return Plan(files, {})
+    sources: dict[Path, str | Path] = {}
+    if len(content.places) == 1:
+        (only, _), = content.places
+        sources = {output / "Annotations": only.annotations.folder, output / "JPEGImages": only.images.folder}
+    else:
+        for stem, (annotation, image) in content.files.items():
+            sources[output / "Annotations" / f"{stem}.xml"] = annotation
+            sources[output / "JPEGImages" / f"{stem}{os.path.splitext(image)[1]}"] = image
+    labels = next((path for path in (root / LABELS, content.folder / LABELS) if path.is_file()), None)
+    sources |= {output / LABELS: labels} if labels else {}
+    return Plan(files, {link: _reference(path, root, link.parent) for link, path in sources.items()})
 
 
 class CocoContent(NamedTuple):
@@ -260,12 +314,12 @@ def find_coco_sources(root: Path | None, json_path: Path | None, image_dir: Path
     return sources
 
 
-def read_coco(sources: Sequence[tuple[Path, Path]]) -> tuple[Images, CocoContent]:
+def read_coco(sources: Sequence[tuple[Path, Path]], allow_outside: bool) -> tuple[Images, CocoContent]:
     """The usable images of several annotation files, and their records as they stand, but numbered anew where ids collide."""
     folder = Path(os.path.commonpath([os.path.abspath(folder) for _, folder in sources]))
     head, names, paths, boxes, faults, records, annotations = None, None, [], [], [], [], []
     for json_file, image_folder in sources:
-        dataset = CocoDetection(None, json_path=json_file, image_dir=image_folder)
+        dataset = CocoDetection(None, json_path=json_file, image_dir=image_folder, allow_outside=allow_outside)
         content = json.loads(json_file.read_bytes().decode("utf-8-sig"))
         if names not in (None, dataset.coco_classes):
             raise InputError(f"{json_file} has other categories than {sources[0][0]}; make them agree, or divide one (--json)")
@@ -312,16 +366,16 @@ def plan_coco(content: CocoContent, root: Path, output: Path, members: Members) 
     return Plan(files, {output / part: _reference(content.folder, root, output) for part in members})
 
 
-def read_yolo(source: Path) -> Images:
+def read_yolo(source: Path, allow_outside: bool) -> Images:
     """All images of a YOLO set, of all its splits, each once; those of a folder `images` that is not divided into splits too."""
     parts, missing = [], []
     for split in SPLITS[:1] if source.suffix.lower() == LIST_FILE else SPLITS:  # a list is taken whole for any split
         try:
-            parts.append(YoloTxtDataset(source, split))
+            parts.append(YoloTxtDataset(source, split, allow_outside=allow_outside))
         except FileNotFoundError as error:
             missing.append(error)
     if not parts and (source / IMAGE_FOLDERS[0]).is_dir():
-        parts = [_read_flat_yolo(source)]
+        parts = [_read_flat_yolo(source, Boundary(source, allow_outside=allow_outside))]
     elif not parts:
         raise missing[0]
     else:
@@ -335,7 +389,7 @@ def read_yolo(source: Path) -> Images:
     return Images(list(paths), list(paths), parts[0].class_names, np.stack(list(paths.values())), faults)
 
 
-def _read_flat_yolo(source: Path) -> YoloTxtDataset:
+def _read_flat_yolo(source: Path, boundary: Boundary) -> YoloTxtDataset:
     """The images of `images`, which no file and no folder assigns to a split; the class list lies beside or among the labels."""
     folder = (source / IMAGE_FOLDERS[0]).absolute()
     places = [*sorted(source.glob("*.names")), *[source / where / name for name in CLASS_LISTS for where in ("", "labels")]]
@@ -346,11 +400,13 @@ def _read_flat_yolo(source: Path) -> YoloTxtDataset:
                     if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith("."))
     if not images:
         raise FileNotFoundError(f"the folder {folder} holds no image ({', '.join(IMAGE_SUFFIXES)}); correct the path")
+    for path in images:
+        require_inside(boundary, path)
     with tempfile.TemporaryDirectory() as temporary:  # the reader takes images of no split from a list only
         image_list = Path(temporary, f"images{LIST_FILE}")
         image_list.write_bytes(_encode("".join(f"{image}\n" for image in images)))
         try:
-            return YoloTxtDataset(image_list, class_names=read_names(class_file))
+            return YoloTxtDataset(image_list, class_names=read_names(class_file), allow_outside=True)  # of this folder
         except (InputError, FileNotFoundError) as error:
             raise type(error)(str(error).replace(str(image_list), str(folder))) from error
 
@@ -384,6 +440,7 @@ def write(plan: Plan) -> None:
         with open(path, "xb") as file:
             file.write(data)
     for path, target in plan.links.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
         path.symlink_to(target, target_is_directory=True)
 
 
@@ -439,11 +496,28 @@ def _encode(text: str) -> bytes:
         raise InputError(f"a file name is no UTF-8 ({line!r}...); rename the file") from error
 
 
+def open_voc(root: Path, args: argparse.Namespace) -> tuple[Images, Path, Planner]:
+    """What `open_source` returns, of a set with VOC's XML.
+
+    Raises:
+        InputError: its images lie in a folder for each split, and no other folder is given to write to.
+    """
+    folder = find_voc_folder(root, args.year)
+    output = args.output or folder
+    places, has_splits = find_voc_places(folder)
+    if has_splits and output.resolve() == folder.resolve():
+        found = ", ".join(str(place.annotations.folder) for place, _ in places)
+        raise InputError(f"{folder} is divided already, by the folders {found}, and lists in it would hide those; give another "
+                         "folder for the lists and for links to all files (--output)")
+    images, content = read_voc(folder, places, Boundary(root, allow_outside=args.allow_outside))
+    return images, output, lambda members: plan_voc(content, root, output, members)
+
+
 def open_source(args: argparse.Namespace) -> tuple[Images, Path, Planner]:
     """(all images, the folder to write to, what makes a plan of the parts' members)."""
     if args.data is None and args.json is None:
         raise InputError("give the folder of the data set, or a COCO file with --json and its images with --images")
-    kind = args.dataset if args.dataset != "auto" else guess_kind(args.data, args.json)
+    kind = args.dataset if args.dataset != "auto" else guess_sources(args.data, args.json)[0].kind
     kind = "voc" if kind == "shapes" else kind  # drawn shapes have the layout of VOC
     if kind not in KINDS:
         raise InputError(f"{args.data} is a data set of kind {kind}, which cannot be divided here; convert it to one of "
@@ -452,14 +526,12 @@ def open_source(args: argparse.Namespace) -> tuple[Images, Path, Planner]:
         raise InputError(f"--json and --images are for COCO, not for {kind}; leave them out")
     root = args.data or args.json.parent
     if kind == "voc":
-        folder = find_voc_folder(root, args.year)
-        output = args.output or folder
-        return read_voc(folder), output, lambda members: plan_voc(folder, root, output, members)
+        return open_voc(root, args)
     output = args.output or (root if root.is_dir() else root.parent) / NEW_FOLDER
     if kind == "coco":
-        images, content = read_coco(find_coco_sources(args.data, args.json, args.images))
+        images, content = read_coco(find_coco_sources(args.data, args.json, args.images), args.allow_outside)
         return images, output, lambda members: plan_coco(content, root, output, members)
-    images = read_yolo(root)
+    images = read_yolo(root, args.allow_outside)
     return images, output, lambda members: plan_yolo(images, root if root.is_dir() else root.parent, output, members)
 
 
@@ -478,6 +550,8 @@ def get_args_parser() -> argparse.ArgumentParser:
     parser.add_argument("--year", default="2012", help="VOC: which year, where there are several")
     parser.add_argument("--json", type=Path, metavar="FILE", help="COCO: annotation file, instead of those below DATA")
     parser.add_argument("--images", type=Path, metavar="FOLDER", help="COCO: folder of the images")
+    parser.add_argument("--allow-outside", action=argparse.BooleanOptionalAction, default=False,
+                        help="let the data set's files name paths outside its folder, and follow links that lead out of it")
     return parser
 
 
@@ -497,7 +571,8 @@ def main(args: argparse.Namespace) -> None:
     if (copies > 1).any():
         print(f"{copies[copies > 1].sum()} images are byte-identical to others ({(copies > 1).sum()} pictures); those of a "
               "picture are in one part")
-    print(f"written: {', '.join(map(str, plan.files))}; open with --data-path {output}")
+    needs = "" if all(map(Boundary(output).contains, images.paths)) else " --allow-outside, since its images lie elsewhere"
+    print(f"written: {', '.join(map(str, plan.files))}; open with --data-path {output}{needs}")
 
 
 if __name__ == "__main__":

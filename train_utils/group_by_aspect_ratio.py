@@ -11,6 +11,8 @@ from collections.abc import Iterator
 import numpy as np
 from torch.utils.data import Sampler
 
+from train_utils.any_dataset import height_and_width
+
 
 def aspect_ratio_bins(k: int) -> list[float]:
     """Borders between the groups: 2 ** linspace(-1, 1, 2 k + 1), or the single border 1.0 for k = 0."""
@@ -21,11 +23,12 @@ def create_aspect_ratio_groups(dataset, k: int = 0) -> list[int]:
     """The group of every image of `dataset`: the number of borders at or below its width / height.
 
     Args:
-        dataset: anything with `len()` and `get_height_and_width(index) -> (height, width)`; no image is decoded.
+        dataset: anything with `len()` and `get_height_and_width(index) -> (height, width)`, or a `Subset` of it: no image is
+            decoded; or else a list of samples, or any data set: every image is read once.
         k: detail; 2 k + 1 borders between 0.5 and 2, or portrait / landscape only for 0.
     """
     borders = aspect_ratio_bins(k)
-    sizes = (dataset.get_height_and_width(index) for index in range(len(dataset)))
+    sizes = (height_and_width(dataset, index) for index in range(len(dataset)))
     return [bisect.bisect_right(borders, width / height) for height, width in sizes]
 
 

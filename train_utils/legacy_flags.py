@@ -59,6 +59,11 @@ def choices(new: str, table: dict[str, list[str]], remedy: str) -> Rule:
     return rule
 
 
+def data_format(flag: str, values: list[str]) -> list[str]:
+    """The format of the data; `open_images` is jetson's word for `openimages`."""
+    return ["--dataset", *("openimages" if value == "open_images" else value for value in values)]
+
+
 def unsupported(remedy: str) -> Rule:
     """A flag whose meaning does not exist here."""
 
@@ -75,6 +80,7 @@ MULTI_SCALE_SIDES = [str(side) for side in range(480, 801, 32)]
 SHARED: dict[str, Rule] = {
     "--amp": switch(["--amp"], ["--amp", "off"]),
     "--no-amp": lambda flag, values: ["--amp", "off"],
+    "--dataset": data_format,
     "--sync-bn": switch(["--sync-bn"], []),
     "--test-only": switch(["--test-only"], []),
     "--resume": drop_if_empty,
@@ -147,7 +153,7 @@ SSD: dict[str, Rule] = {
     "--use-copypaste": unsupported("copy-paste needs masks, and SSD trains on boxes; remove the flag"),
     "--aspect-ratio-group-factor": drop,  # every image is stretched to the same square
     "--resume": resume_or_weights,
-    "--dataset-type": rename("--dataset"),
+    "--dataset-type": data_format,
     "--datasets": rename("--data-path"),
     "--data": rename("--data-path"),
     "--validation-dataset": rename("--val-data-path"),

@@ -21,9 +21,12 @@ def true_or_false(on: list[str], off: list[str]) -> Rule:
 
 
 def data_file(flag: str, values: list[str]) -> list[str]:
-    """`--data-cfg coco.data`: the two kinds of file that describe a data set of label text files, or else any data."""
+    """`--data-cfg coco.data`: the two kinds of file that describe a data set of label text files, or else any data.
+
+    Such files lie apart from the data, and those trainers follow them anywhere.
+    """
     described = values and Path(values[0]).suffix.lower() in (".data", ".yaml", ".yml")
-    return [*(["--dataset", "yolo"] if described else []), "--data-path", *values]
+    return [*(["--dataset", "yolo", "--allow-outside"] if described else []), "--data-path", *values]
 
 
 def device(flag: str, values: list[str]) -> list[str]:

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from train_utils.any_dataset import height_and_width
 from train_utils.distributed_utils import get_rank, get_world_size
 from train_utils.samplers import collate_fn, evaluation_batches
 
@@ -27,6 +28,6 @@ def evaluation_loader(
     Args:
         padded_size: (height, width) of an image -> those of its network input, the model's `transform.padded_size`.
     """
-    sizes = [padded_size(*val_set.get_height_and_width(i)) for i in range(len(val_set))]
+    sizes = [padded_size(*height_and_width(val_set, i)) for i in range(len(val_set))]
     batches = evaluation_batches(sizes, batch_size, get_rank(), get_world_size())
     return make_loader(val_set, batches, device, workers)

@@ -6,6 +6,7 @@ from collections import Counter
 import torch
 from torch import Tensor
 
+from train_utils.any_dataset import ground_truth_of
 from train_utils.best_epoch import best_epoch
 from train_utils.coco_eval import STAT_NAMES, CocoResult, explain_zero, to_coco_json
 from train_utils.distributed_utils import is_main_process, say
@@ -17,7 +18,7 @@ from train_utils.voc_eval import score_voc
 
 def say_classes(data_sets: dict) -> None:
     """Print each class with its label and its boxes in every data set of {"training": ..., "validation": ...}."""
-    counts = [Counter(data.ground_truth()["labels"].tolist()) for data in data_sets.values()]
+    counts = [Counter(ground_truth_of(data)["labels"].tolist()) for data in data_sets.values()]
     images = " and ".join(f"{len(data)} {name}" for name, data in data_sets.items())
     names = next(iter(data_sets.values())).class_names
     boxes = (f"{label} {name}: {' + '.join(str(count[label]) for count in counts)}" for label, name in enumerate(names, 1))
@@ -42,14 +43,14 @@ def epoch_row(
     }
 
 
-def report_evaluation(run: RunFolder, result: CocoResult, detections: dict, val_set) -> dict:
+def report_evaluation(run: RunFolder, result: CocoResult, detections: dict, val_set, truth: dict) -> dict:
     """Print the 12 numbers; write metrics.json, detections.json (COCO results) and predictions.png. Rank 0 only.
 
-    An AP of zero is explained by its likely causes. Returns what is in metrics.json, nothing on other ranks.
+    truth: `ground_truth_of(val_set)`. An AP of zero is explained by its likely causes. Returns what is in metrics.json, nothing
+    on other ranks.
     """
     if not is_main_process():
         return {}
-    truth = val_set.ground_truth()
     say(*result.lines)
     if result.stats[0] <= 0 and (why := explain_zero(truth, detections)):
         say(f"AP is {result.stats[0]:.3f}: {why}")

@@ -10,13 +10,14 @@ from typing import Any
 import torch
 from torch.utils.data import Sampler
 
+from train_utils.batch import Batch
 from train_utils.errors import InputError
 from train_utils.group_by_aspect_ratio import GroupedBatchSampler
 
 
 def collate_fn(samples: Sequence[tuple[Any, Any]]) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
     """[(image, target), ...] -> ((image, ...), (target, ...)): images keep their own sizes, the model batches them."""
-    return tuple(zip(*samples))
+    return Batch(zip(*samples))
 
 
 class _Order(Sampler):

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from train_utils.any_dataset import ground_truth_of, indices_of
 from train_utils.bad_samples import BadSamples
 from train_utils.coco_eval import CocoResult, CocoScorer
 from train_utils.distributed_utils import (
@@ -281,14 +282,16 @@ def evaluate_fully(
     """COCO metrics of a model on a data set, on every process, and the detections on rank 0.
 
     Args:
-        data_loader: over a data set with `ground_truth()`.
+        data_loader: over any data set, see any_dataset.py.
         scorer: the prepared ground truth, to be reused from epoch to epoch.
         detect_options: passed to `detect`.
     """
     detections = detect(model, data_loader, device, **detect_options)
     result = None
     if is_main_process():
-        scorer = scorer or CocoScorer(data_loader.dataset.ground_truth())
+        dataset = data_loader.dataset
+        scorer = scorer or CocoScorer(ground_truth_of(dataset))
+        detections["image_index"] = indices_of(dataset, detections["image_index"], scorer.ground_truth)
         result = scorer.score(detections)
     return broadcast_object(result), detections
 
