@@ -27,7 +27,7 @@ from datasets.annotations import (
 )
 from datasets.boundary import Boundary
 from datasets.class_names import as_class_names, describe_unknown_class
-from datasets.coco_json import ImageFinder, broken, integers, load_json, no_garbage_collection, read_categories
+from datasets.coco_json import ImageFinder, broken, column, integers, load_json, no_garbage_collection, read_categories
 from datasets.detection_dataset import DetectionDataset
 from datasets.errors import InputError
 from datasets.image_files import annotated_side, require_inside
@@ -239,7 +239,7 @@ def _read_annotations(annotations: list[dict], category_ids: list[int | None], k
     numbers = _annotation_numbers(annotations, path, tally)
     index = [known.index_of.get(number, -1) for number in image_ids]
     labels = [known.label_of.get(number, 0) for number in category_ids]
-    boxes = [annotation.get("bbox") for annotation in annotations]
+    boxes = column(annotations, "bbox")
     rows, skipped = [], []
     for k, box in enumerate(boxes):
         if index[k] >= 0 and labels[k] and isinstance(box, list) and len(box) == 4:
@@ -254,11 +254,12 @@ def _read_annotations(annotations: list[dict], category_ids: list[int | None], k
     xywh = _numbers(chain.from_iterable(boxes[k] for k in rows)).reshape(-1, 4)
     with np.errstate(over="ignore", invalid="ignore"):  # infinite corners are dropped later
         raw.boxes = np.concatenate([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], axis=1).tolist()
-    areas = _numbers(annotations[k].get("area") for k in rows)
+    all_areas = column(annotations, "area")
+    areas = _numbers(all_areas[k] for k in rows)
     raw.areas = np.where((areas >= 0) & (areas <= MAX_AREA), areas, np.nan).tolist()
     raw.image_index, raw.labels = [index[k] for k in rows], [labels[k] for k in rows]
     raw.numbers = [numbers[k] for k in rows]
-    crowds = [annotation.get("iscrowd") for annotation in annotations]
+    crowds = column(annotations, "iscrowd")
     raw.iscrowd = [crowds[k] == 1 or parse_integer(crowds[k]) == 1 if crowds[k] else False for k in rows]
     raw.difficult = [False] * len(rows)
     _count_missing(annotations, numbers, path, tally)
@@ -278,8 +279,9 @@ def _annotation_numbers(annotations: list[dict], path: Path, tally: Tally) -> li
 
 def _count_missing(annotations: list[dict], numbers: list[int], path: Path, tally: Tally) -> None:
     for key, instead in (("area", "that of the box taken"), ("iscrowd", "0 taken"), ("segmentation", "not needed")):
-        lacking = [k for k, annotation in enumerate(annotations) if annotation.get(key) is None]
-        if lacking:
+        values = column(annotations, key)
+        if None in values:
+            lacking = [k for k, value in enumerate(values) if value is None]
             tally.add(str(path), f"annotation {numbers[lacking[0]]}", f"no {key}, {instead}", f"there is no {key}", len(lacking))
 
 

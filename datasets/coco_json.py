@@ -8,6 +8,7 @@ import gc
 import json
 import os
 from collections.abc import Iterator, Sequence
+from operator import itemgetter
 from pathlib import Path, PurePosixPath
 
 from datasets.annotations import DROP_IMAGE, FIX, STOP, WARN, Fault, FaultError, parse_integer
@@ -69,15 +70,23 @@ def load_json(path: Path, tally: Tally) -> dict:
         raise broken(path, "JSON that does not parse", f"this is not a JSON text file ({error})") from error
     for key in LISTS:
         records = content.get(key) if isinstance(content, dict) else None
-        if not isinstance(records, list) or not all(isinstance(record, dict) for record in records):
+        if not isinstance(records, list) or set(map(type, records)) - {dict}:
             raise broken(path, "not COCO instances", f'there is no list "{key}" of objects; expected is a COCO '
                          "instances file with images, annotations and categories")
     return content
 
 
+def column(records: Sequence[dict], key: str) -> list:
+    """The value of a key in every record, None where it is missing."""
+    try:
+        return list(map(itemgetter(key), records))  # a loop in C, for a million records
+    except KeyError:
+        return [record.get(key) for record in records]
+
+
 def integers(records: Sequence[dict], key: str, word: str, path: Path, tally: Tally) -> list[int | None]:
     """The value of a key in every record as int64, None where it is no integer."""
-    values = [record.get(key) for record in records]
+    values = column(records, key)
     if set(map(type, values)) <= {int} and (not values or -2**63 <= min(values) and max(values) < 2**63):
         return values
     parsed = [parse_integer(value) for value in values]
