@@ -70,7 +70,7 @@ def require_ordinary(path: str | os.PathLike, limit: int = MAX_BYTES) -> None:
 
 
 def files_below(folder: str | os.PathLike, boundary: Boundary, faults: list[Fault]) -> Iterator[str]:
-    """Paths of all files in a folder and the folders in it, hidden ones left out; each real folder once.
+    """Paths of all files in a folder and the folders in it, hidden files and folders left out; each real folder once.
 
     Links to folders are followed where they stay inside the data folder, after all real folders; one that leads out is added
     to `faults`. A link to a folder that holds `folder` is not: it would make a split of the whole data set.
@@ -84,6 +84,7 @@ def files_below(folder: str | os.PathLike, boundary: Boundary, faults: list[Faul
                 folders.clear()
                 continue
             seen.add(real)
+            folders[:] = [name for name in folders if not name.startswith(".")]  # .ipynb_checkpoints holds copies of pictures
             for link in sorted(name for name in folders if os.path.islink(os.path.join(parent, name))):
                 path = os.path.join(parent, link)
                 try:

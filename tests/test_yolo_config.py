@@ -1,7 +1,9 @@
 import os
+import shutil
 
 import pytest
 from PIL import Image
+from yolo_data import make_yolo
 
 from datasets import InputError, YoloTxtDataset
 from datasets.boundary import Boundary
@@ -426,3 +428,12 @@ def test_long_lists_of_another_machine_are_quick(pets, monkeypatch):
     monkeypatch.setattr(os.path, "isfile", lambda place: looks.append(place) or isfile(place))
     assert len(find_yolo_split(path, "train").images) == 50
     assert len(looks) < 50 * 2 + 30
+
+
+def test_hidden_folders_hold_no_images_of_the_set(tmp_path):
+    source = make_yolo(tmp_path, images=4, style="folder")
+    hidden = tmp_path / "images" / "train" / ".ipynb_checkpoints"
+    hidden.mkdir()
+    picture = next((tmp_path / "images" / "train").glob("*.jpg"))
+    shutil.copy(picture, hidden / f"{picture.stem}-checkpoint.jpg")
+    assert len(find_yolo_split(source, "train").images) == 4
