@@ -42,7 +42,7 @@ from datasets.inspection import (
     same_pictures,
 )
 from datasets.kmeans_anchors import THRESHOLD
-from datasets.open_dataset import OPTIONS, SPLITS, Source, common_kind, guess_sources, open_dataset
+from datasets.open_dataset import OPTIONS, SPLITS, Source, guess_kind, guess_sources, open_dataset
 from datasets.statistics import (
     QUANTILES,
     Anchors,
@@ -132,9 +132,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     check_pairs(vars(args), [("train_json", "train_images"), ("val_json", "val_images")])
     args.notes = []
     if args.dataset == "auto":
-        sources = guess_sources([*(args.data_path or []), *(args.val_data_path or [])], args.train_json or args.val_json)
-        args.dataset = common_kind(sources)
-        args.notes = [f"{source.root}: taken as {source.kind}, since {source.why}" for source in sources if source.why]
+        args.dataset, args.notes = guess_kind(args.data_path, args.val_data_path, args.train_json or args.val_json)
     if args.dataset == "shapes" and not args.data_path:
         args.data_path = ["data/shapes"]
     args.preview = None if args.preview == "none" else args.preview

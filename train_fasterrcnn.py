@@ -27,7 +27,7 @@ from torch.utils.data import DataLoader
 import datasets
 import network_files
 from datasets.annotations import stop_on_lost_images, summarise_faults
-from datasets.open_dataset import OPTIONS, common_kind, guess_sources, open_dataset
+from datasets.open_dataset import OPTIONS, guess_kind, open_dataset
 from datasets.samples import TrainingSamples
 from datasets.transforms import Compose, PhotometricDistort, RandomHorizontalFlip
 from network_files.backbones import BACKBONES, imagenet_weights, load_imagenet, set_trainable_layers
@@ -230,9 +230,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     args, given = parser.parse_args(words), given_flags(parser, words)
     kind = args.dataset
     if kind == "auto":
-        sources = guess_sources([*(args.data_path or []), *(args.val_data_path or [])], args.train_json or args.val_json)
-        kind = common_kind(sources)
-        notes += [f"{source.root}: taken as {source.kind}, since {source.why}" for source in sources if source.why]
+        kind, reasons = guess_kind(args.data_path, args.val_data_path, args.train_json or args.val_json)
+        notes += reasons
     if kind == "shapes":
         args, quick = parse_with_preset(parser, words, QUICK_START, together=OPTIMISER_FLAGS)
         args.data_path = args.data_path or ["data/shapes"]

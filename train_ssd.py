@@ -31,7 +31,7 @@ import network_files
 from datasets.annotations import stop_on_lost_images, summarise_faults
 from datasets.balance import balanced_subset
 from datasets.class_names import read_labels
-from datasets.open_dataset import OPTIONS, common_kind, guess_sources, open_dataset
+from datasets.open_dataset import OPTIONS, guess_kind, open_dataset
 from datasets.open_images import is_open_images_folder
 from datasets.samples import TrainingSamples
 from datasets.ssd_augmentation import RECIPES
@@ -273,9 +273,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         args.data_path = ["data"]  # its default, where it holds something
     kind = args.dataset
     if kind == "auto":
-        sources = guess_sources([*(args.data_path or []), *(args.val_data_path or [])], args.train_json or args.val_json)
-        kind = common_kind(sources)
-        notes += [f"{source.root}: taken as {source.kind}, since {source.why}" for source in sources if source.why]
+        kind, reasons = guess_kind(args.data_path, args.val_data_path, args.train_json or args.val_json)
+        notes += reasons
     parser.set_defaults(data_path=args.data_path or (["data/shapes"] if kind == "shapes" else None))
     preset = JETSON if like_jetson else {}
     if kind == "shapes":

@@ -37,7 +37,7 @@ from datasets.class_names import read_class_file, translate_old_names
 from datasets.image_cache import CachedImages
 from datasets.kmeans_anchors import anchor_recall, box_sizes, kmeans_anchors
 from datasets.mosaic import Mosaic
-from datasets.open_dataset import OPTIONS, common_kind, guess_sources, open_dataset
+from datasets.open_dataset import OPTIONS, guess_kind, open_dataset
 from datasets.samples import TrainingSamples
 from datasets.yolo_augmentation import plain_recipe, yolo_recipe
 from network_files.darknet import Darknet, base_layers, head_convolutions
@@ -300,9 +300,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         args.data_path, like_2019 = [str(DATA_2019)], True
     kind = args.dataset
     if kind == "auto":
-        sources = guess_sources([*(args.data_path or []), *(args.val_data_path or [])], args.train_json or args.val_json)
-        kind = common_kind(sources)
-        notes += [f"{source.root}: taken as {source.kind}, since {source.why}" for source in sources if source.why]
+        kind, reasons = guess_kind(args.data_path, args.val_data_path, args.train_json or args.val_json)
+        notes += reasons
     parser.set_defaults(data_path=args.data_path or (["data/shapes"] if kind == "shapes" else None))
     preset = dict(TRAINER_2019) if like_2019 else dict(QUICK_START) if kind == "shapes" else {}
     if (args.weights or args.resume) and not like_2019:

@@ -63,8 +63,9 @@ def summarise_faults(faults: Iterable[Fault], max_names: int = 3) -> list[str]:
     lines = []
     for (action, kind), group in groups.items():
         places = [f"{os.path.basename(fault.file)} {fault.where}".rstrip() for fault in group[:max_names]]
-        more = ", ..." if sum(fault.count for fault in group) > len(places) else ""
-        lines.append(f"{verbs[action]}: {sum(fault.count for fault in group)} x {kind} ({', '.join(places)}{more})")
+        count = sum(fault.count for fault in group)
+        more = ", ..." if count > len(places) else ""
+        lines.append(f"{verbs[action]}: {count} x {kind} ({', '.join(places)}{more})")
     return lines
 
 
@@ -79,9 +80,10 @@ def stop_on_faults(faults: Iterable[Fault]) -> None:
 def stop_on_lost_images(faults: Iterable[Fault], limit: int) -> None:
     """Raises InputError if more than `limit` images were dropped: a set of which most is missing is hardly what was meant."""
     lost = [fault for fault in faults if fault.action == DROP_IMAGE]
-    if sum(fault.count for fault in lost) > limit:
-        raise InputError(f"{sum(fault.count for fault in lost)} images cannot be used, more than --max-bad-samples {limit}; the "
-                         f"first: {lost[0]}; repair or remove them, or allow more")
+    count = sum(fault.count for fault in lost)
+    if count > limit:
+        raise InputError(f"{count} images cannot be used, more than --max-bad-samples {limit}; the first: {lost[0]}; repair or "
+                         "remove them, or allow more")
 
 
 def parse_number(value: object) -> float:

@@ -77,8 +77,8 @@ def box_sizes(ground_truth: dict, img_size: int | tuple[int, int], resize: str =
     """
     if resize not in ("letterbox", "stretch"):
         raise InputError(f"resize is {resize!r}; give letterbox or stretch")
-    boxes = ground_truth["boxes"][~np.asarray(ground_truth["iscrowd"], dtype=bool)].reshape(-1, 4)
-    image_index = ground_truth["image_index"][~np.asarray(ground_truth["iscrowd"], dtype=bool)]
+    is_object = ~np.asarray(ground_truth["iscrowd"], dtype=bool)
+    boxes, image_index = ground_truth["boxes"][is_object].reshape(-1, 4), ground_truth["image_index"][is_object]
     image_wh = np.stack([ground_truth["widths"], ground_truth["heights"]], axis=1)[image_index].astype(np.float64)
     scales = np.broadcast_to(img_size, 2)[::-1] / image_wh
     if resize == "letterbox":

@@ -50,14 +50,18 @@ def guess_sources(data_path: Paths | None, json_path: OnePath | None = None) -> 
     reader explains what is missing.
     """
     if json_path is not None:
-        return [Source(root, "coco", f"{json_path} is given") for root in _as_list(data_path)]
+        return [Source(root, "coco", root and f"{json_path} is given") for root in _as_list(data_path)]
     return [Source(root, *_guess(root)) for root in _as_list(data_path)]
 
 
-def common_kind(sources: Sequence[Source]) -> str:
-    """The kind of all sources if it is one, else "auto": `open_dataset` then looks at each."""
+def guess_kind(data_path: Paths | None, val_data_path: Paths | None = None,
+               json_path: OnePath | None = None) -> tuple[str, list[str]]:
+    """(the kind of all data of a command, "auto" if there are several: `open_dataset` then looks at each; why, a line each)."""
+    paths = [path for some in (data_path, val_data_path) for path in _as_list(some) if path is not None]
+    sources = guess_sources(paths, json_path)
     kinds = {source.kind for source in sources}
-    return kinds.pop() if len(kinds) == 1 else AUTO
+    reasons = [f"{source.root}: taken as {source.kind}, since {source.why}" for source in sources if source.why]
+    return (kinds.pop() if len(kinds) == 1 else AUTO), reasons
 
 
 def open_dataset(kind: str, data_path: Paths | None, split: str, *, year: str = "2012",

@@ -16,7 +16,7 @@ from datasets import (
     YoloTxtDataset,
     make_shapes,
 )
-from datasets.open_dataset import common_kind, guess_sources, open_dataset
+from datasets.open_dataset import guess_kind, guess_sources, open_dataset
 
 
 def test_shapes_are_made_when_first_asked_for(tmp_path, monkeypatch):
@@ -46,7 +46,7 @@ def test_coco_from_explicit_files(tmp_path):
 
 
 def guess(*paths, json_path=None):
-    return common_kind(guess_sources(paths, json_path))
+    return guess_kind(paths, json_path=json_path)[0]
 
 
 def test_guess_from_the_layout(tmp_path):
@@ -54,13 +54,17 @@ def test_guess_from_the_layout(tmp_path):
     (tmp_path / "annotations" / "instances_val2017.json").touch()
     (tmp_path / "voc").mkdir()
     assert guess(tmp_path) == "coco" and guess(tmp_path / "voc") == "voc"
-    assert guess() == common_kind(guess_sources(None)) == "shapes" and guess(json_path="x.json") == "coco"
+    assert guess() == guess_kind(None)[0] == "shapes" and guess(json_path="x.json") == "coco"
     assert guess(make_shapes(tmp_path / "s", num_train=1, num_val=1)) == "shapes"
     (tmp_path / "fruit").mkdir()
     (tmp_path / "fruit" / "sub-test-annotations-bbox.csv").touch()
     assert guess(tmp_path / "fruit") == guess(tmp_path / "fruit", tmp_path / "fruit") == "openimages"
     assert guess(tmp_path / "nothing") == "voc" and guess(tmp_path / "fruit", tmp_path / "voc") == "auto"
     assert guess_sources(tmp_path) == [(tmp_path, "coco", "it has annotations/instances_val2017.json")]
+    assert guess_kind([tmp_path / "voc"], [tmp_path])[0] == guess_kind(None, [tmp_path, tmp_path / "fruit"])[0] == "auto"
+    reason = f"{tmp_path}: taken as coco, since it has annotations/instances_val2017.json"
+    assert guess_kind([tmp_path], None) == ("coco", [reason])
+    assert guess_kind(None, None, "x.json") == ("coco", []) and guess_kind(None) == ("shapes", [])
     assert guess_sources(tmp_path / "nothing")[0].why == "" != guess_sources(tmp_path / "voc")[0].why
     assert guess_sources(make_jetson_voc(tmp_path / "j", 1, 1))[0].why == "it has annotations as XML"
 
