@@ -42,6 +42,7 @@ from network_files.faster_rcnn_weights import (
     unwrap,
 )
 from plot_curve import plot_loss_and_lr, plot_map
+from train_utils import tensorboard
 from train_utils.any_dataset import ground_truth_of
 from train_utils.bad_samples import BadSamples
 from train_utils.best_epoch import best_epoch, evaluations_since_best
@@ -65,7 +66,7 @@ from train_utils.loaders import evaluation_loader, make_loader
 from train_utils.lr_schedule import LRSchedule
 from train_utils.metric_logger import MetricLogger
 from train_utils.presets import describe_preset, given_flags, parse_with_preset
-from train_utils.report import epoch_row, report_evaluation, say_best, say_classes
+from train_utils.report import epoch_row, evaluation_columns, report_evaluation, say_best, say_classes
 from train_utils.resume import (
     check_resume,
     find_resume_path,
@@ -212,6 +213,8 @@ def get_args_parser() -> argparse.ArgumentParser:
     output.add_argument("--best-metric", choices=["AP", "AP50", "AP75"], default="AP", help="what makes a checkpoint the best")
     output.add_argument("--keep-last", type=int, default=0, metavar="N", help="keep model_<epoch>.pth of the last N epochs")
     output.add_argument("--print-freq", type=int, default=50, help="steps between two lines of a log")
+    output.add_argument("--tensorboard", action=on_off, default=False,
+                        help="also write losses, rates, metrics and predictions for TensorBoard, to its folder in the run folder")
 
     distributed = parser.add_argument_group("distributed (started by torchrun)")
     distributed.add_argument("--dist-url", default="env://", help="where the processes meet")
@@ -290,6 +293,8 @@ def check_args(args: argparse.Namespace) -> None:
     stages = len(BACKBONES[args.backbone].stages)
     if args.trainable_backbone_layers is not None and not 0 <= args.trainable_backbone_layers <= stages:
         raise InputError(f"--trainable-backbone-layers for {args.backbone} goes from 0 to {stages}")
+    if args.tensorboard:
+        tensorboard.check_installed()
     pairs = [("train_json", "train_images"), ("val_json", "val_images")]
     check_pairs(vars(args), pairs if args.test_only else [*pairs, ("train_json", "val_json")])
 
@@ -552,7 +557,7 @@ def main(args: argparse.Namespace) -> None:
 
     # 7. train
     run = open_run(vars(args), DEFAULT_OUTPUT, resume_path, class_names, plot_functions=(plot_loss_and_lr, plot_map),
-                   keep_last=args.keep_last, unfreeze_epoch=args.freeze_epochs or None)
+                   keep_last=args.keep_last, unfreeze_epoch=args.freeze_epochs or None, tensorboard=args.tensorboard)
     run.rows = rows
     if checkpoint and is_main_process():
         restore_best(run.path, resume_path, checkpoint["epoch"], best_epoch(rows, args.best_metric))
@@ -563,7 +568,9 @@ def main(args: argparse.Namespace) -> None:
             run.save_weights(model.state_dict(), "pretrain.pth")  # as the course repository's two-stage script does
             wrapped = set_stage(model, args, epoch)
         train_loader.batch_sampler.set_epoch(epoch)
-        logger, begin = MetricLogger(enabled=is_main_process()), time.perf_counter()
+        logger = MetricLogger(enabled=is_main_process())
+        run.watch(logger, epoch)
+        begin = time.perf_counter()
         mean_loss, lr = train_one_epoch(
             wrapped, optimizer, train_loader, device, epoch, args.print_freq, scaler=scaler,
             lr_factor=stage_factor(args, schedule, epoch), amp_dtype=amp_dtype, accumulate=args.accumulate,
@@ -576,7 +583,7 @@ def main(args: argparse.Namespace) -> None:
             row |= {f"val_{name}": value for name, value in losses.items()} | {"val_loss": sum(losses.values())}
         if evaluate_this:
             result, detections = evaluate_now(tested)
-            row["stats"] = result.stats
+            row |= evaluation_columns(result)
             report_evaluation(run, result, detections, val_set, truth)
         run.add_row(row)
         state = training_state(model, optimizer, scaler, ema, epoch, model_args=model_args, class_names=class_names,

@@ -55,7 +55,7 @@ from network_files.ssd_weights import (
 )
 from network_files.state_dicts import detector_family, unwrap
 from plot_curve import plot_loss_and_lr, plot_map
-from train_utils import jetson
+from train_utils import jetson, tensorboard
 from train_utils.any_dataset import ground_truth_of
 from train_utils.bad_samples import BadSamples
 from train_utils.best_epoch import best_epoch, evaluations_since_best
@@ -79,7 +79,7 @@ from train_utils.loaders import evaluation_loader, make_loader
 from train_utils.lr_schedule import LRSchedule
 from train_utils.metric_logger import MetricLogger
 from train_utils.presets import describe_preset, given_flags, parse_with_preset
-from train_utils.report import epoch_row, report_evaluation, say_best, say_classes
+from train_utils.report import epoch_row, evaluation_columns, report_evaluation, say_best, say_classes
 from train_utils.resume import (
     check_resume,
     find_resume_path,
@@ -133,6 +133,7 @@ JETSON = {
     "warmup_steps": 0,
     "workers": 2,
     "print_freq": 10,
+    "tensorboard": tensorboard.is_installed(),  # it always writes these files, and requires the package
     "val_loss": True,
     "skip_unknown": True,
     "skip_difficult": True,
@@ -237,6 +238,8 @@ def get_args_parser() -> argparse.ArgumentParser:
     output.add_argument("--best-metric", choices=["AP", "AP50", "AP75"], default="AP", help="what makes a checkpoint the best")
     output.add_argument("--keep-last", type=int, default=0, metavar="N", help="keep model_<epoch>.pth of the last N epochs")
     output.add_argument("--print-freq", type=int, default=50, help="steps between two lines of a log")
+    output.add_argument("--tensorboard", action=on_off, default=False,
+                        help="also write losses, rates, metrics and predictions for TensorBoard, to its folder in the run folder")
 
     habits = parser.add_argument_group(
         "jetson-inference", "Each of these brings the defaults of its train_ssd.py, unless --no-jetson is given too.")
@@ -364,6 +367,8 @@ def check_args(args: argparse.Namespace) -> None:
     stages = NETS[args.net].num_stages
     if args.trainable_backbone_layers is not None and not 0 <= args.trainable_backbone_layers <= stages:
         raise InputError(f"--trainable-backbone-layers for {args.net} goes from 0 to {stages}")
+    if args.tensorboard:
+        tensorboard.check_installed()
     pairs = [("train_json", "train_images"), ("val_json", "val_images")]
     check_pairs(vars(args), pairs if args.test_only else [*pairs, ("train_json", "val_json")])
 
@@ -655,7 +660,7 @@ def main(args: argparse.Namespace) -> None:
 
     # 7. train
     run = open_run(vars(args), DEFAULT_OUTPUT, resume_path, class_names, plot_functions=(plot_loss_and_lr, plot_map),
-                   keep_last=args.keep_last, unfreeze_epoch=args.freeze_epochs or None)
+                   keep_last=args.keep_last, unfreeze_epoch=args.freeze_epochs or None, tensorboard=args.tensorboard)
     run.rows = rows
     if args.jetson:
         jetson.save_labels(run, class_names)
@@ -670,6 +675,7 @@ def main(args: argparse.Namespace) -> None:
             wrapped = set_stage(model, args, epoch)
         train_loader.batch_sampler.set_epoch(epoch)
         logger = jetson.JetsonLogger(epoch) if args.jetson else MetricLogger(enabled=is_main_process())
+        run.watch(logger, epoch)
         begin = time.perf_counter()
         mean_loss, lr = train_one_epoch(
             wrapped, optimizer, train_loader, device, epoch, args.print_freq, scaler=scaler,
@@ -683,7 +689,7 @@ def main(args: argparse.Namespace) -> None:
             row |= {f"val_{name}": value for name, value in losses.items()} | {"val_loss": sum(losses.values())}
         if evaluate_this:
             result, detections = evaluate_now(tested)
-            row["stats"] = result.stats
+            row |= evaluation_columns(result)
             metrics = report_evaluation(run, result, detections, val_set, truth)
         if args.jetson:
             jetson.log_losses(epoch, "Training", logger.means())

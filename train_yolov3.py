@@ -48,6 +48,7 @@ from network_files.yolo_checkpoints import count_classes, load_yolo_weights, nor
 from network_files.yolo_loss import YoloLoss
 from network_files.yolov3 import YOLOv3
 from plot_curve import plot_evolution, plot_loss_and_lr, plot_map
+from train_utils import tensorboard
 from train_utils.any_dataset import ground_truth_of
 from train_utils.bad_samples import BadSamples
 from train_utils.best_epoch import best_epoch, evaluations_since_best
@@ -71,7 +72,7 @@ from train_utils.lr_schedule import LRSchedule
 from train_utils.metric_logger import MetricLogger
 from train_utils.precision_recall import format_line, precision_recall
 from train_utils.presets import describe_preset, given_flags, parse_with_preset
-from train_utils.report import epoch_row, report_evaluation, say_best, say_classes
+from train_utils.report import epoch_row, evaluation_columns, report_evaluation, say_best, say_classes
 from train_utils.resume import (
     check_resume,
     find_resume_path,
@@ -143,7 +144,7 @@ TRAINER_2019 = {
     "allow_outside": True,
 }
 # What may differ between two calls of one evolution.
-NOT_OF_EVOLUTION = {"evolve", "bucket", "output_dir", "notes", "workers", "print_freq", "device"}
+NOT_OF_EVOLUTION = {"evolve", "bucket", "output_dir", "notes", "workers", "print_freq", "device", "tensorboard"}
 DATA_2019 = Path("data/coco_64img.data")
 START_2019 = {"transfer": "weights/yolov3-spp.pt", "tiny": "weights/yolov3-tiny.conv.15", "other": "weights/darknet53.conv.74"}
 
@@ -278,6 +279,8 @@ def get_args_parser() -> argparse.ArgumentParser:
     output.add_argument("--evolve", type=int, nargs="?", const=300, metavar="N",
                         help="mutate the hyper-parameters in N runs; trials and results are in evolve.csv")
     output.add_argument("--print-freq", type=int, default=50, help="steps between two lines of a log")
+    output.add_argument("--tensorboard", action=on_off, default=False,
+                        help="also write losses, rates, metrics and predictions for TensorBoard, to its folder in the run folder")
 
     distributed = parser.add_argument_group("distributed (started by torchrun)")
     distributed.add_argument("--dist-url", default="env://", help="where the processes meet")
@@ -409,6 +412,8 @@ def check_args(args: argparse.Namespace) -> None:
     if not args.test_only and not args.val_data_path and any(str(path).endswith(".txt") for path in args.data_path or ()):
         raise InputError(f"--data-path {' '.join(args.data_path)} is a list of images: give the list to evaluate on, too "
                          "(--val-data-path), or a .data file that names both")
+    if args.tensorboard:
+        tensorboard.check_installed()
     pairs = [("train_json", "train_images"), ("val_json", "val_images")]
     check_pairs(vars(args), pairs if args.test_only else [*pairs, ("train_json", "val_json")])
     for name in ("weights", "weights_backbone"):
@@ -800,7 +805,8 @@ def main(args: argparse.Namespace) -> dict | None:
 
     # 7. train
     run = open_run(vars(args), DEFAULT_OUTPUT, resume_path, class_names, plot_functions=(plot_loss_and_lr, plot_map),
-                   keep_last=args.keep_last, unfreeze_epoch=args.freeze_epochs or None, keep_every=args.backup_every)
+                   keep_last=args.keep_last, unfreeze_epoch=args.freeze_epochs or None, keep_every=args.backup_every,
+                   tensorboard=args.tensorboard)
     run.rows = rows
     run.write_cfg(model_args["cfg"])
     if checkpoint and is_main_process():
@@ -815,6 +821,7 @@ def main(args: argparse.Namespace) -> dict | None:
             wrapped = set_stage(model, args, epoch)
         train_loader.batch_sampler.set_epoch(epoch)
         logger = MetricLogger(enabled=is_main_process())
+        run.watch(logger, epoch)
         begin = time.perf_counter()
         mean_loss, lr = train_one_epoch(
             wrapped, optimizer, train_loader, device, epoch, args.print_freq, scaler=scaler,
@@ -829,7 +836,7 @@ def main(args: argparse.Namespace) -> dict | None:
             row |= {f"val_{name}": value for name, value in losses.items()} | {"val_loss": sum(losses.values())}
         if evaluate_this:
             result, detections = evaluate_now(tested)
-            row["stats"] = result.stats
+            row |= evaluation_columns(result)
             report_evaluation(run, result, detections, val_set, truth)
         if evaluate_this and is_main_process():
             found = precision_recall(detections, truth)

@@ -179,6 +179,15 @@ def set_anchors(text: str, anchors: Sequence[tuple[float, float]]) -> str:
     return "\n".join(lines)
 
 
+def set_input_size(text: str, height: int, width: int) -> str:
+    """The same cfg for a network input of that size in pixels; every other character stays."""
+    lines, net = text.split("\n"), parse_cfg(text)[0]
+    for key, side in (("height", height), ("width", width)):
+        if net.integer(key) != side:
+            _set_option(lines, net, key, side)
+    return "\n".join(lines)
+
+
 def _heads(text: str, wanted: str) -> list[tuple[Section, Section]]:
     """Every [yolo] section with the section before it; `wanted` is for the InputError if there is none."""
     sections = parse_cfg(text)

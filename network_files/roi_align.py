@@ -54,7 +54,7 @@ class MultiScaleRoIAlign(nn.Module):
         if not names:
             raise InputError(f"RoIAlign pools from levels {self.featmap_names} but the backbone has {tuple(features)}")
         levels = [upcast(features[name]) for name in names]
-        strides = self._strides(names, levels, image_sizes)
+        strides = self.level_strides(names, levels, max(size[0] for size in image_sizes))
         rois = boxes_to_rois(boxes, levels[0].dtype)
         if len(levels) == 1:
             return self._pool(levels[0], rois, strides[0])
@@ -65,10 +65,10 @@ class MultiScaleRoIAlign(nn.Module):
         pooled = torch.cat(pooled)
         return torch.empty_like(pooled).index_copy_(0, order, pooled)  # back into the order of the proposals
 
-    def _strides(self, names: list[str], levels: list[Tensor], image_sizes: list[tuple[int, int]]) -> list[int]:
+    def level_strides(self, names: list[str], levels: list[Tensor], height: int) -> list[int]:
+        """Pixels per cell of the named levels [N, C, H, W] of a batch with that height."""
         if self.strides is not None:
             return [self.strides[self.featmap_names.index(name)] for name in names]
-        height = max(size[0] for size in image_sizes)
         return [2 ** round(math.log2(height / level.shape[-2])) for level in levels]
 
     def _pool(self, level: Tensor, rois: Tensor, stride: int) -> Tensor:

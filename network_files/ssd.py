@@ -257,5 +257,5 @@ def _split(block: nn.Module, inner: tuple[str, int] | None) -> tuple[Sequence[nn
 
 def _rows(outputs: list[Tensor], num_columns: int) -> Tensor:
     """[N, P, num_columns] from the heads' maps [N, B * num_columns, H, W]: by level, row, column, box of the cell."""
-    rows = [output.permute(0, 2, 3, 1).reshape(len(output), -1, num_columns) for output in outputs]
+    rows = [output.permute(0, 2, 3, 1).reshape(output.shape[0], -1, num_columns) for output in outputs]
     return upcast(torch.cat(rows, dim=1))

@@ -5,7 +5,11 @@ import sys
 from pathlib import Path
 
 import pytest
-import torch
+
+if "PYTEST_XDIST_WORKER_COUNT" in os.environ:  # several test processes: together no more threads than cores; before torch starts
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, os.cpu_count() // int(os.environ["PYTEST_XDIST_WORKER_COUNT"]))))
+
+import torch  # noqa: E402
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))

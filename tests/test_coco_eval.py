@@ -1,9 +1,13 @@
-"""COCO numbers against plain pycocotools and against published figures."""
+"""COCO numbers against plain pycocotools and against published figures, and the two engines against each other."""
 
 import contextlib
 import copy
+import dataclasses
+import importlib.util
 import io
 import json
+import pickle
+import sys
 
 import numpy as np
 import pytest
@@ -11,6 +15,11 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from train_utils.coco_eval import STAT_NAMES, CocoScorer, explain_zero, score_coco, to_coco_json
+from train_utils.errors import InputError
+
+HAS_HOTCOCO = importlib.util.find_spec("hotcoco") is not None
+needs_hotcoco = pytest.mark.skipif(not HAS_HOTCOCO, reason="needs hotcoco")
+ENGINES = ["pycocotools", pytest.param("hotcoco", marks=needs_hotcoco)]
 
 
 def make_truth(image_index, boxes, labels, num_images, category_ids, iscrowd=None, difficult=None, area=None, ids=None):
@@ -96,18 +105,108 @@ def plain_pycocotools(truth, detections):
     return evaluation.stats.tolist(), text.getvalue()
 
 
+@pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("seed", range(4))
-def test_equal_to_plain_pycocotools(seed):
+def test_equal_to_plain_pycocotools(seed, engine):
     truth, detections = random_case(seed)
     before = copy.deepcopy((truth, detections))
     expected, printed = plain_pycocotools(truth, detections)
-    scorer = CocoScorer(truth)
+    scorer = CocoScorer(truth, engine)
     result = scorer.score(detections)
-    assert result.stats == expected and 0.05 < result.stats[0] < 1
+    assert result.stats == pytest.approx(expected, abs=1e-12) and 0.05 < result.stats[0] < 1
     assert result.lines == printed.splitlines()
-    assert scorer.score(detections).stats == expected  # prepared once, used again
+    assert scorer.score(detections) == result  # prepared once, used again
     for old, new in zip(before, (truth, detections)):  # the caller's arrays are untouched
         assert all(np.array_equal(old[name], new[name]) for name in old)
+
+
+def varied_case(seed):
+    """Anything legal: one image or several, none or many detections, sizes on a grid (IoUs that equal a threshold), odd ids."""
+    rng = np.random.default_rng(seed)
+    num_images, num_classes = (int(n) for n in rng.integers(1, 6, 2))
+    num_gt, num_dets = int(rng.choice([0, 8, 50])), int(rng.choice([0, 30, 500]))
+    step = rng.choice([0.01, 1, 10])
+
+    def make_boxes(count):
+        top_left, size = rng.uniform(0, 100, (count, 2)), rng.uniform(-5, 150, (count, 2))
+        return np.round(np.concatenate([top_left, top_left + size], axis=1) / step) * step
+
+    boxes, images, labels = make_boxes(num_gt), rng.integers(0, num_images, num_gt), rng.integers(1, num_classes + 1, num_gt)
+    area = (boxes[:, 2:] - boxes[:, :2]).prod(axis=1) * rng.choice([1, 0.6])
+    truth = make_truth(images, boxes, labels, num_images, rng.permutation(num_classes) * 7 - 3,
+                       rng.random(num_gt) < rng.choice([0, 0.3, 1]), rng.random(num_gt) < 0.1, area,
+                       rng.permutation(num_images) * 2**50 - 5)
+    det_boxes, det_images = make_boxes(num_dets), rng.integers(0, num_images, num_dets)
+    det_labels = rng.integers(1, num_classes + 1, num_dets)
+    if num_gt:
+        near, source = rng.random(num_dets) < 0.7, rng.integers(0, num_gt, num_dets)
+        moved = boxes[source] + np.round(rng.normal(0, 4, (num_dets, 4)) / step) * step
+        det_boxes[near], det_images[near], det_labels[near] = moved[near], images[source][near], labels[source][near]
+    if rng.random() < 0.3:
+        det_images[:], det_labels[:] = 0, 1  # more than 100 of a class in an image
+    return truth, make_detections(det_images, det_boxes, det_labels, rng.random(num_dets).round(int(rng.integers(1, 4))))
+
+
+@needs_hotcoco
+@pytest.mark.parametrize("seed", range(40))
+def test_the_engines_agree(seed):
+    truth, detections = varied_case(seed)
+    limit = [10, 100, 300][seed % 3]
+    fast, slow = (CocoScorer(truth, engine, limit).score(detections) for engine in ("hotcoco", "pycocotools"))
+    assert fast.stats == pytest.approx(slow.stats, abs=1e-12)
+    for ours, theirs in zip(fast.per_class, slow.per_class):
+        assert ours == pytest.approx(theirs, abs=1e-12) and len(ours) == 9
+
+
+@needs_hotcoco
+def test_the_varied_cases_are_varied():
+    cases = [varied_case(seed) for seed in range(40)]
+    results = [CocoScorer(truth).score(detections).stats for truth, detections in cases]
+    assert sum(stats[0] > 0.02 for stats in results) > 10 and [-1] * 12 in results
+    assert min(truth["num_images"] for truth, _ in cases) == 1
+    assert any(not len(detections["scores"]) and len(truth["labels"]) for truth, detections in cases)
+    assert any(truth["iscrowd"].any() and not truth["iscrowd"].all() for truth, _ in cases)
+    assert any(-1 in [entry["AP"] for entry in CocoScorer(truth).score(detections).per_class] for truth, detections in cases)
+
+
+def test_the_choice_of_engine(monkeypatch):
+    truth, detections = random_case(0)
+    slow = CocoScorer(truth, "pycocotools").score(detections)
+    assert slow.evaluator.startswith("pycocotools 2")
+    assert CocoScorer(truth).evaluator.startswith("hotcoco" if HAS_HOTCOCO else "pycocotools")
+    assert pickle.loads(pickle.dumps(slow)) == slow  # other processes get a copy
+    assert dataclasses.replace(slow, evaluator="another") == slow
+    monkeypatch.setitem(sys.modules, "hotcoco", None)  # as if it were not installed
+    assert CocoScorer(truth).evaluator == slow.evaluator
+    with pytest.raises(InputError, match="pip install hotcoco"):
+        CocoScorer(truth, "hotcoco")
+    with pytest.raises(InputError, match="choose from hotcoco, pycocotools"):
+        CocoScorer(truth, "matlab")
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_neither_engine_prints(engine, capfd, recwarn):
+    for truth, detections in (random_case(0), varied_case(0), (make_truth([], [], [], 0, []), nothing())):
+        CocoScorer(truth, engine, 500).score(detections)
+    assert capfd.readouterr() == ("", "") and not recwarn.list
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_more_than_a_hundred_objects_in_an_image(engine):
+    corners = np.stack(np.meshgrid(np.arange(15) * 20, np.arange(10) * 20), axis=-1).reshape(-1, 2)  # 150 objects
+    boxes = np.concatenate([corners, corners + 10], axis=1)
+    truth = make_truth(np.zeros(150), boxes, np.ones(150), 1, [1])
+    found = make_detections(np.zeros(150), boxes, np.ones(150), np.linspace(1, 0.5, 150))
+    usual, more = CocoScorer(truth, engine).score(found), CocoScorer(truth, engine, 200).score(found)
+    assert usual.stats[8] == pytest.approx(100 / 150) and usual.stats[0] == pytest.approx(67 / 101)  # recall 0, .01, ..., .66
+    assert more.stats[6:9] == pytest.approx([1 / 150, 10 / 150, 1]) and more.stats[0] == pytest.approx(1)
+    assert more.per_class[0]["AR100"] == 1 and more.per_class[0]["AP"] == more.stats[0]
+    assert [line.count("maxDets=200") for line in more.lines] == [1] * 6 + [0, 0] + [1] * 4
+    assert more.lines[8] == usual.lines[8].replace("100", "200").replace("0.667", "1.000")
+    fewer = CocoScorer(truth, engine, 10).score(found)
+    assert fewer.stats[7] == fewer.stats[8] == pytest.approx(10 / 150)
+    with pytest.raises(InputError, match="at least 10"):
+        CocoScorer(truth, engine, 9)
 
 
 def test_published_figures(shared_data):
@@ -151,6 +250,7 @@ def test_per_class_by_hand_and_independent_of_the_order_of_categories():
         assert first == {
             "name": f"class {category_ids[0]}", "category_id": category_ids[0],
             "AP": pytest.approx(1), "AP50": pytest.approx(1), "AR100": 1.0, "num_gt": 2,
+            "APs": -1.0, "APm": pytest.approx(1), "APl": -1.0,  # 2500 pixels
         }  # fmt: skip
         assert (second["AP"], second["AR100"], second["num_gt"]) == (0.0, 0.0, 1)
         assert (third["AP"], third["AP50"], third["AR100"], third["num_gt"]) == (-1.0, -1.0, -1.0, 0)
@@ -229,3 +329,13 @@ def test_explain_zero():
     assert "width, height" in explain(np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1))
     assert "another image size" in explain(boxes * 2.5)
     assert "too little yet" in explain(boxes + [0, 230, 0, 230])
+
+
+def test_explain_zero_by_the_score_threshold():
+    box, far = [10, 10, 60, 60], [200, 200, 300, 300]
+    truth = make_truth([0], [box], [1], 1, [1])
+    found = make_detections([0, 0], [box, far], [1, 1], [0.03, 0.6])
+    assert explain_zero(truth, found) is None and explain_zero(truth, found, 0.03) is None
+    assert "threshold of 0.7 (best 0.6)" in explain_zero(truth, found, 0.7)
+    assert "too little yet" in explain_zero(truth, found, 0.5)  # the right one is below it
+    assert "threshold of 0.5 is above every score" in explain_zero(truth, nothing(), 0.5)

@@ -4,9 +4,20 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from test_coco_eval import make_detections, make_truth, nothing
 
 from train_utils import draw
-from train_utils.draw import class_colour, draw_boxes, draw_training_batch, draw_validation, prediction_grid, to_picture
+from train_utils.draw import (
+    KIND_COLOURS,
+    class_colour,
+    draw_boxes,
+    draw_training_batch,
+    draw_validation,
+    draw_worst,
+    prediction_grid,
+    to_picture,
+)
+from train_utils.error_analysis import KINDS, classify_errors
 
 
 def pixels(picture):
@@ -41,6 +52,17 @@ def test_any_size_and_boxes_outside(height, width):
     labels, names = torch.tensor([1, 7, 200]), ["a very long name of a class", "Größe"]
     drawn = draw_boxes(image, boxes, labels, torch.tensor([0.5, 0.25, 1.0]), names)
     assert drawn.size == (width, height)
+
+
+def test_a_small_image_can_be_enlarged():
+    image = torch.zeros(3, 12, 16, dtype=torch.uint8)
+    one = torch.tensor([1])
+    assert draw_boxes(image, torch.tensor([[2.0, 6, 10, 11]]), one).size == (16, 12)
+    drawn = draw_boxes(image, torch.tensor([[2.0, 6, 10, 11]]), one, class_names=["cat"], min_side=200)
+    assert drawn.size == (13 * 16, 13 * 12)  # thirteen times: the first whole number that reaches 200
+    for x, y in ((26, 110), (130, 110), (78, 143), (78, 78)):
+        assert tuple(pixels(drawn)[y, x]) == class_colour(1)
+    assert draw_boxes(image, torch.zeros(0, 4), one[:0], min_side=16).size == (16, 12)
 
 
 def test_images_of_other_kinds():
@@ -113,3 +135,68 @@ def test_draw_training_batch():
     wide = draw_training_batch([torch.zeros(3, 50, 100, dtype=torch.uint8)], [none], [])
     assert wide.size == (316, 316) and pixels(wide)[158, 158].sum() == 0 and pixels(wide)[20, 158].sum() == 765
     assert draw_training_batch([], [], []).size == (316, 316)
+
+
+class Pictures(list):
+    def image_path(self, index):
+        return f"/data/{index} of it.jpg"
+
+
+def worst_case():
+    """Image 0: all right. 1: an object missed. 2: wrong class, badly placed, background, so two missed. 3: duplicate. 4: as 2."""
+    near, far = [10.0, 30, 40, 60], [60.0, 30, 90, 60]
+    truth = make_truth([0, 1, 2, 2, 3, 4, 4], [near, near, near, far, near, near, far], [1, 1, 1, 2, 1, 1, 2], 5, [1, 2])
+    truth["class_names"] = ["cat", "dog"]
+    bad = [near, [75.0, 30, 105, 60], [10.0, 70, 40, 99]]
+    found = make_detections([0, 2, 2, 2, 3, 3, 4, 4, 4], [near, *bad, near, [11.0, 30, 41, 60], *bad],
+                            [1, 2, 2, 1, 1, 1, 2, 2, 1], [0.9, 0.8, 0.7, 0.6, 0.9, 0.5, 0.8, 0.7, 0.6])
+    data = Pictures((torch.zeros(3, 100, 110, dtype=torch.uint8), {"image_id": k}) for k in range(5))
+    return data, truth, found
+
+
+def test_worst_images(tmp_path, monkeypatch):
+    data, truth, found = worst_case()
+    data[4] = (data[4][0], {"image_id": 4, "unreadable": "4.jpg"})
+    report = classify_errors(truth, found)
+    seen = []
+    page = draw._error_page
+    monkeypatch.setattr(draw, "_error_page", lambda tiles, report: seen.extend(tiles) or page(tiles, report))
+    draw_worst(data, truth, found, report, tmp_path / "worst.png", count=2)
+    assert [caption for caption, _ in seen] == [
+        "2 of it.jpg: 2 missed, 1 wrong class, 1 badly placed, 1 background", "1 of it.jpg: 1 missed"]
+    tile = pixels(seen[0][1])  # four times as large as the image
+    assert tile.shape == (400, 440, 3)
+    for kind, x, y in (("wrong class", 40, 200), ("missed", 240, 200), ("badly placed", 420, 200), ("background", 160, 350)):
+        assert tuple(tile[y, x]) == KIND_COLOURS[kind], kind
+    sheet = pixels(Image.open(tmp_path / "worst.png"))
+    assert sheet.shape[1] == 2 * 448 + 8 and set(KIND_COLOURS) == set(KINDS)
+    for colour in KIND_COLOURS.values():  # all of them are explained above the pictures
+        assert (sheet[:60] == colour).all(axis=2).sum() > 200
+
+
+def test_what_is_written_on_the_worst_images(monkeypatch, tmp_path):
+    data, truth, found = worst_case()
+    written = []
+    monkeypatch.setattr(draw, "paint_boxes", lambda picture, boxes, names, tails, colours: written.append(
+        [(name + tail, colour) for name, tail, colour in zip(names, tails, colours)]))
+    draw_worst(list(data), truth, found, classify_errors(truth, found), tmp_path / "worst.png", count=9)
+    colours = KIND_COLOURS
+    bad = [("cat missed", colours["missed"]), ("dog missed", colours["missed"]), ("cat 0.60 background", colours["background"]),
+           ("dog 0.70 badly placed", colours["badly placed"]), ("dog 0.80 is cat", colours["wrong class"])]
+    assert written == [bad, bad, [("cat missed", colours["missed"])],
+                       [("", colours["correct"]), ("cat 0.50 duplicate", colours["duplicate"])]]
+    draw_worst(list(data), truth, found, classify_errors(truth, found, 0.75), tmp_path / "worst.png", count=1)
+    assert [text for text, _ in written[-1]] == ["cat missed", "dog missed", "dog 0.80 is cat"]
+    monkeypatch.setattr(draw, "MAX_FULL_LABELS", 4)  # two images have five errors
+    draw_worst(list(data), truth, found, classify_errors(truth, found), tmp_path / "worst.png", count=3)
+    assert [[text for text, _ in marks] for marks in written[-3:]] == [["cat", "dog", "cat", "dog", "dog"]] * 2 + [["cat missed"]]
+
+
+def test_no_page_without_errors(tmp_path):
+    data, truth, found = worst_case()
+    right = {name: values[:1] for name, values in found.items()}
+    alone = make_truth([0], truth["boxes"][:1], [1], 5, [1, 2])
+    draw_worst(data, alone, right, classify_errors(alone, right), tmp_path / "none.png")
+    empty = make_truth([], [], [], 0, [1, 2])
+    draw_worst([], empty, nothing(), classify_errors(empty, nothing()), tmp_path / "none.png")
+    assert not (tmp_path / "none.png").exists()

@@ -86,8 +86,24 @@ def test_equal_scores_are_kept_together_and_ties_take_the_highest():
 
 def test_crowd_and_difficult_objects_count_neither_way():
     objects = truth([(0, 1, 0), (0, 1, 50, "difficult"), (1, 1, 0, "crowd"), (2, 2, 0, "crowd")])
+    objects["boxes"][2, 2:] = 100  # detections lie in the crowd, with an IoU of .01
     detections = found([(0, 1, 50, 0.9), (1, 1, 0, 0.8), (1, 1, 1, 0.7), (0, 1, 0, 0.6), (2, 2, 0, 0.9)])
     assert precision_recall(detections, objects) == {"precision": 1.0, "recall": 1.0, "f1": 1.0, "confidence": 0.6}
+
+
+def test_a_chosen_confidence():
+    objects = truth([(0, 1, 0), (1, 1, 0), (0, 2, 30)], classes=3)
+    detections = found([(0, 1, 0, 0.9), (1, 2, 0, 0.8), (1, 1, 50, 0.6), (0, 2, 30, 0.4), (2, 3, 0, 0.3)])
+    detections["scores"] = detections["scores"].astype(np.float32)
+    # at .4 class 1 has 2 kept, 1 right of 2; class 2 has 2 kept, 1 right of 1; class 3 has no object
+    expected = {"precision": 0.5, "recall": 0.75, "f1": (2 / 4 + 2 / 3) / 2, "confidence": 0.4}
+    assert precision_recall(detections, objects, confidence=0.4) == pytest.approx(expected)
+    for asked in (0.4, np.float64(0.4), np.float32(0.4)):  # .4 in float32 is above .4, .8 and .9 are below
+        assert precision_recall(detections, objects, confidence=asked)["recall"] == 0.75
+    assert precision_recall(detections, objects, confidence=np.float64(0.9))["recall"] == 0.25
+    assert precision_recall(detections, objects, confidence=0.95) == {**NOTHING, "confidence": 0.95}
+    assert precision_recall(detections, objects, confidence=0)["precision"] == 0.5
+    assert precision_recall(found([]), truth([]), confidence=0.5) == {**NOTHING, "confidence": 0.5}
 
 
 def test_nothing():
@@ -109,14 +125,13 @@ def plain_loop(detections, objects):
         taken, kept, right = set(), {}, {}
         for k in (k for k in order if detections["scores"][k] >= confidence):
             label = detections["labels"][k]
-            same = [m for m in range(len(objects["labels"]))
-                    if objects["labels"][m] == label and objects["image_index"][m] == detections["image_index"][k]]
+            same = [m for m in range(len(objects["labels"])) if m not in taken
+                    and objects["labels"][m] == label and objects["image_index"][m] == detections["image_index"][k]]
             shift = [abs(objects["boxes"][m][0] - detections["boxes"][k][0]) for m in same]
             kept[label] = kept.get(label, 0) + 1
             if same and min(shift) <= 3:  # IoU of boxes 10 wide: 7 / 13 at 3, 6 / 14 at 4
-                match = same[int(np.argmin(shift))]
-                right[label] = right.get(label, 0) + (match not in taken)
-                taken.add(match)
+                right[label] = right.get(label, 0) + 1
+                taken.add(same[int(np.argmin(shift))])
         labels, there = np.unique(objects["labels"], return_counts=True)
         p = np.mean([right.get(c, 0) / max(1, kept.get(c, 0)) for c in labels])
         r = np.mean([right.get(c, 0) / n for c, n in zip(labels, there)])
@@ -151,3 +166,5 @@ def test_the_size_of_coco():
 def test_the_line_for_the_log():
     line = format_line({"precision": 0.71249, "recall": 0.5, "f1": 0.6, "confidence": 0.3125})
     assert line == "P 0.712  R 0.500  F1 0.600  at confidence 0.312, where the mean F1 is highest (IoU 0.5)"
+    assert format_line({"precision": 0.5, "recall": 1, "f1": 2 / 3, "confidence": 0.25}, 0.75, chosen=True) == (
+        "P 0.500  R 1.000  F1 0.667  at confidence 0.250 (IoU 0.75)")

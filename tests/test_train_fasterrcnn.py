@@ -250,14 +250,15 @@ def test_predict_draws_and_writes(run, shapes, tmp_path, capsys):
     images = sorted((shapes / "JPEGImages").glob("val*.jpg"))[:2]
     words = [str(folder / "best.pth"), *map(str, images), "--output-dir", str(tmp_path / "found"), "--device", "cpu"]
     predict.main(predict.parse_args(words))
-    assert {path.name for path in (tmp_path / "found").iterdir()} == {*(p.name for p in images), "predictions.json"}
+    written = {path.name for path in (tmp_path / "found").iterdir()}
+    assert written == {*(p.name for p in images), "predictions.json", "images.json"}
     results = json.loads((tmp_path / "found" / "predictions.json").read_text())
     assert {"image_id", "category_id", "bbox", "score", "file_name", "class_name"} == set(results[0])
     capsys.readouterr()
     with pytest.raises(SystemExit) as left, one_sentence_errors(*script.USER_ERRORS):
         predict.main(predict.parse_args([*words, str(tmp_path / "broken.jpg")]))
     assert left.value.code == 2 and "broken.jpg" in capsys.readouterr().err
-    assert len(list((tmp_path / "found-2").iterdir())) == 3  # the others are done
+    assert len(list((tmp_path / "found-2").iterdir())) == 4  # the others are done, and two lists of them
 
 
 def test_a_copied_script_serves_its_own_checkpoints(run, shapes, tmp_path):

@@ -5,7 +5,8 @@ import json
 import numpy as np
 import pytest
 
-from train_utils.voc_eval import average_precision, box_ious, score_voc
+from train_utils import voc_eval
+from train_utils.voc_eval import average_precision, best_matches, box_ious, rows_per_image, score_voc, score_voc_both
 
 
 def truth(rows, num_images=2, classes=("a", "b")):
@@ -89,6 +90,52 @@ def test_pixel_counting_widths():
     assert box_ious(np.zeros((1, 4)), np.zeros((1, 4)))[0, 0] == 0.0
     # touching boxes share a column of pixels only when pixels are counted
     assert box_ious(np.array([[0.0, 0, 5, 9]]), np.array([[5.0, 0, 9, 9]]))[0, 0] == 0.0
+
+
+def crowded(seed=0, objects=60, detections=150):
+    """Three images of many objects of three classes and as many detections near them, scores with ties."""
+    rng = np.random.default_rng(seed)
+    corner = rng.uniform(0, 60, (objects, 2))
+    boxes = np.hstack([corner, corner + rng.uniform(5, 30, (objects, 2))])
+    images, labels = rng.integers(0, 3, objects), rng.integers(1, 4, objects)
+    gt = truth([*zip(images, labels, boxes, rng.random(objects) < 0.1)], 3, "abc")
+    near = rng.integers(0, objects, detections)
+    scores, moved = rng.random(detections).round(1), boxes[near] + rng.normal(0, 2, (detections, 4))
+    return gt, found([*zip(images[near], labels[near], scores, moved)])
+
+
+def test_ious_are_those_of_the_formula_to_the_last_bit():
+    gt, dets = crowded()
+    a, b = dets["boxes"].astype(np.float64), gt["boxes"]
+    a[0] = [30, 30, 20, 20]  # inside out
+    for one in (0.0, 1.0):
+        sides = np.minimum(a[:, None, 2:], b[None, :, 2:]) - np.maximum(a[:, None, :2], b[None, :, :2]) + one
+        both = sides.clip(min=0).prod(axis=2)
+        union = (a[:, 2:] - a[:, :2] + one).prod(axis=1)[:, None] + (b[:, 2:] - b[:, :2] + one).prod(axis=1)[None] - both
+        assert (box_ious(a, b, plus_one=bool(one)) == np.where(union > 0, both / union, 0)).all() and both.any()
+
+
+def test_an_image_of_many_objects_comes_in_parts(monkeypatch):
+    gt, dets = crowded()
+    whole = [best_matches(gt, dets, same_class) for same_class in (True, False)]
+    monkeypatch.setattr(voc_eval, "MAX_PAIRS", 100)
+    parts = [*rows_per_image(dets["image_index"], gt["image_index"])]
+    assert len(parts) > 9 and max(len(rows) * len(objects) for rows, objects in parts) <= 100
+    assert sorted(np.concatenate([rows for rows, _ in parts])) == [*range(150)]
+    for same_class, expected in zip((True, False), whole):
+        for now, before in zip(best_matches(gt, dets, same_class), expected):
+            assert (now == before).all()
+    monkeypatch.setattr(voc_eval, "MAX_PAIRS", 1)  # fewer than the objects of an image
+    assert (best_matches(gt, dets, False)[1] == whole[1][1]).all()
+
+
+@pytest.mark.parametrize("plus_one", [True, False])
+def test_both_metrics_at_once(plus_one):
+    for gt, dets in (crowded(), (truth([]), found([])), (truth([(0, 1, BOX, False)]), found([]))):
+        both = score_voc_both(gt, dets, 0.6, plus_one)
+        assert both == {"voc07": score_voc(gt, dets, 0.6, True, plus_one), "voc12": score_voc(gt, dets, 0.6, False, plus_one)}
+    both = score_voc_both(*crowded())
+    assert 0.3 < both["voc07"]["mAP"] != both["voc12"]["mAP"] > 0.3
 
 
 def test_nothing_detected_and_nothing_to_detect():

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from train_utils.errors import InputError
+from train_utils.safetensors_file import load_safetensors
 
 # What NumPy's numbers and arrays are stored with, e.g. the best score in files of the 2019 YOLO trainer: the functions that
 # rebuild them, in the modules of NumPy 1 and 2, and the types of numbers. None of it runs code from the file.
@@ -106,7 +107,7 @@ def load_checkpoint(path: str | os.PathLike) -> dict:
     """The dict in a checkpoint, on the CPU, as plain data: at its top level a stored argparse.Namespace comes back as a
     dict, a number or an array of NumPy as a number or a list.
 
-    Files of `torch.save` old and new are read, bare state dicts too.
+    Files of `torch.save` old and new are read, bare state dicts too, and a file named .safetensors (see safetensors_file).
 
     Raises:
         FileNotFoundError: no such file.
@@ -115,6 +116,8 @@ def load_checkpoint(path: str | os.PathLike) -> dict:
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such checkpoint file; check the path")
+    if path.suffix == ".safetensors":
+        return load_safetensors(path)
     with open(path, "rb") as file:
         is_zip = file.read(4) == b"PK\x03\x04"
     damaged = damaged_entry(path) if is_zip else None

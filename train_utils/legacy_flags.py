@@ -241,3 +241,36 @@ def split_flags(argv: Sequence[str], known: set[str]) -> list[tuple[str, str, li
         else:
             found.append(("", "", [word]))
     return found
+
+
+def data_or_format(flag: str, values: list[str]) -> list[str]:
+    """`--dataset` is a folder to jetson-inference's eval_ssd.py, and a format here."""
+    known = ("auto", "voc", "coco", "openimages", "open_images", "yolo", "shapes")
+    return data_format(flag, values) if set(values) <= set(known) else ["--data-path", *values]
+
+
+# validation.py (course repository), eval_ssd.py (jetson-inference), test.py (YOLOv3 trainers of 2019 and 2020).
+EVALUATE: dict[str, Rule] = {
+    "--amp": SHARED["--amp"],
+    "--dataset": data_or_format,
+    "--dataset-type": data_format,
+    "--weights-path": rename("--weights"),
+    "--trained-model": rename("--weights"),
+    "--label-file": rename("--labels"),
+    "--data": lambda flag, values: ["--dataset", "yolo", "--data-path", *values, "--allow-outside"],
+    "--use-cuda": switch([], ["--device", "cpu"]),
+    "--use-2007-metric": drop,  # both are printed
+    "--nms-method": choices("", {"hard": []}, "boxes are suppressed hard; remove the flag"),
+    "--mb2-width-mult": drop,  # the tensors tell
+    "--iou-threshold": rename("--iou"),
+    "--conf-thres": rename("--score-thresh"),
+    "--iou-thres": rename("--nms-thresh"),
+    "--eval-dir": rename("--output-dir"),
+    "--single-cls": switch(["--single-cls"], ["--no-single-cls"]),
+    "--device": lambda flag, values: [flag, *(f"cuda:{value}" if value.isdigit() else value for value in values)],
+    "--test-only": drop,
+    "--task": choices("", {"test": [], "val": []}, "this script evaluates; train with the training scripts"),
+    "--verbose": drop,
+    "--augment": unsupported("there is no test-time augmentation; remove the flag"),
+    "--save-json": drop,  # always written
+}

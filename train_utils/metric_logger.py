@@ -5,7 +5,7 @@ import statistics
 import sys
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
@@ -66,12 +66,16 @@ class MetricLogger:
     Args:
         enabled: whether anything is shown, the loop runs anyway; default: on the first process of a group.
         bar: a progress bar instead of lines; default: if standard error is a terminal.
+
+    Attributes:
+        on_show: called with (number of the batch, batches of the epoch) at every batch that has a line in a log.
     """
 
     def __init__(self, enabled: bool | None = None, bar: bool | None = None):
         self.meters: dict[str, SmoothedValue] = {}
         self.enabled = is_main_process() if enabled is None else enabled
         self.bar = sys.stderr.isatty() if bar is None else bar
+        self.on_show: Callable[[int, int], None] | None = None
 
     def update(self, n: int = 1, **values: float) -> None:
         """Add Python floats by name, each standing for `n` iterations."""
@@ -122,7 +126,10 @@ class MetricLogger:
                 last = number == total - 1
                 display.set_postfix_str(f"{self}{_memory()}", refresh=last)
                 display.update()
-                if self.enabled and not self.bar and (number % print_freq == 0 or last):
+                due = number % print_freq == 0 or last
+                if due and self.on_show:
+                    self.on_show(number, total)
+                if due and self.enabled and not self.bar:
                     eta = datetime.timedelta(seconds=int(step_time.global_avg * (total - 1 - number)))
                     print(self.line(header, number, total, f"eta: {eta}", f"time: {step_time}  data: {data_time}"), flush=True)
         finally:

@@ -1,79 +1,117 @@
-"""Precision, recall and F1 of a detector at one confidence, the one that serves all classes best.
+"""Precision, recall and F1 of a detector at one confidence: a chosen one, or the one that serves all classes best.
 
-AP sums up all confidences; whoever uses a detector sets one. Here it is the lowest score to keep that makes the mean of the
+AP sums up all confidences; whoever uses a detector sets one. The best is the lowest score to keep that makes the mean of the
 classes' F1 highest, and the three numbers are those that such a user sees.
 """
 
+from typing import NamedTuple
+
 import numpy as np
 
-from train_utils.voc_eval import best_matches, check_detections, ignored_objects
+from train_utils.greedy_matching import match_by_score
+from train_utils.voc_eval import check_detections, ignored_objects
 
-# Shapes: K detections of all images, D of them that count, C classes
+# Shapes: D detections that count, of all images, in descending order of score; C classes
 
 
-def precision_recall(detections: dict, ground_truth: dict, iou_threshold: float = 0.5) -> dict[str, float]:
-    """Precision, recall and F1 where the mean F1 is highest, as means over the classes that have an object to be found.
+class JudgedDetections(NamedTuple):
+    """The detections that count, right or wrong, in descending order of score.
 
-    In descending order of score each detection looks for the object of its class of highest IoU in its image. With
-    IoU >= `iou_threshold` a free object makes it right, one already taken wrong, a crowd or difficult one makes it count
-    neither way. Per class, with n detections kept, t of them right, and g objects:
+    Attributes:
+        classes: int64 [D], label - 1.
+        scores: [D].
+        hits: bool [D], whether it is right.
+        objects: int64 [C], objects to be found.
+    """
+
+    classes: np.ndarray
+    scores: np.ndarray
+    hits: np.ndarray
+    objects: np.ndarray
+
+
+def precision_recall(
+    detections: dict, ground_truth: dict, iou_threshold: float = 0.5, confidence: float | None = None
+) -> dict[str, float]:
+    """Precision, recall and F1 at one confidence, as means over the classes that have an object to be found.
+
+    In descending order of score each detection takes the free object of its class of highest IoU in its image. With
+    IoU >= `iou_threshold` it is right, without it is wrong; but it counts neither way in a crowd or difficult object, see
+    `match_by_score`. Per class, with n detections kept, t of them right, and g objects:
 
         precision = t / n (0 without detections)    recall = t / g    F1 = 2 t / (n + g)
 
     Args:
         detections: "image_index", "labels" (1..C), "scores" [K] and "boxes" [K, 4] xyxy pixels.
         ground_truth: arrays of `dataset.ground_truth()`.
+        confidence: the lowest score to keep; default: where the mean F1 is highest, of several such the highest.
 
     Returns:
-        {"precision", "recall", "f1", "confidence"}: all 0 where nothing is right, or nothing is to be found. Detections
-        of at least `confidence` are those kept; of several such confidences it is the highest.
+        {"precision", "recall", "f1", "confidence"}: all 0 where nothing is right, or nothing is to be found.
+
+    Raises:
+        InputError: see `voc_eval.check_detections`.
+    """
+    judged = judge(detections, ground_truth, iou_threshold)
+    return means_at(judged, best_confidence(judged) if confidence is None else confidence)
+
+
+def format_line(result: dict[str, float], iou_threshold: float = 0.5, chosen: bool = False) -> str:
+    """The numbers of `precision_recall` in one line, with what they mean; `chosen`: at a confidence that the caller gave."""
+    why = "" if chosen else ", where the mean F1 is highest"
+    return (f"P {result['precision']:.3f}  R {result['recall']:.3f}  F1 {result['f1']:.3f}  "
+            f"at confidence {result['confidence']:.3f}{why} (IoU {iou_threshold:g})")
+
+
+def judge(detections: dict, ground_truth: dict, iou_threshold: float = 0.5) -> JudgedDetections:
+    """Which detections are right, by the rules of `precision_recall`.
 
     Raises:
         InputError: see `voc_eval.check_detections`.
     """
     check_detections(ground_truth, detections)
-    ignored = ignored_objects(ground_truth)
-    num_classes = len(ground_truth["class_names"])
-    objects = np.bincount(np.asarray(ground_truth["labels"], np.int64)[~ignored], minlength=num_classes + 1)[1:]  # [C]
-    classes, scores, hits = _judged(detections, ground_truth, ignored, iou_threshold)
-    if not hits.any():
-        return {"precision": 0.0, "recall": 0.0, "f1": 0.0, "confidence": 0.0}
-    sum_of_f1 = _sum_of_f1(classes, hits, objects)  # [D]; a class without objects adds 0
-    last_of_score = np.append(scores[1:] != scores[:-1], True)  # equal scores are kept or dropped together
-    ends = np.flatnonzero(last_of_score)
+    taken, neither = match_by_score(ground_truth, detections, iou_threshold)
+    scores = np.asarray(detections["scores"])
+    order = np.argsort(-scores, kind="stable")
+    order = order[~neither[order]]
+    labels = np.asarray(ground_truth["labels"], np.int64)[~ignored_objects(ground_truth)]
+    objects = np.bincount(labels, minlength=len(ground_truth["class_names"]) + 1)[1:]
+    return JudgedDetections(np.asarray(detections["labels"], np.int64)[order] - 1, scores[order], taken[order] >= 0, objects)
+
+
+def best_confidence(judged: JudgedDetections) -> float:
+    """The lowest score to keep where the mean F1 is highest; of several such the highest, 0 where nothing is right."""
+    if not judged.hits.any():
+        return 0.0
+    sum_of_f1 = _sum_of_f1(judged.classes, judged.hits, judged.objects)  # [D]; a class without objects adds 0
+    ends = np.flatnonzero(np.append(judged.scores[1:] != judged.scores[:-1], True))  # equal scores are kept together
     best = ends[sum_of_f1[ends].round(10).argmax()]  # rounded: the running sum must not decide between equals
-    kept = np.bincount(classes[: best + 1], minlength=num_classes)[objects > 0]
-    right = np.bincount(classes[: best + 1][hits[: best + 1]], minlength=num_classes)[objects > 0]
-    there = objects[objects > 0]
+    return float(judged.scores[best])
+
+
+def classes_at(judged: JudgedDetections, confidence: float) -> dict[str, np.ndarray]:
+    """{"precision", "recall", "f1"} of every class [C] when detections of at least `confidence` are kept."""
+    count = int((judged.scores >= float(confidence)).sum())  # a float is compared in the precision of the scores
+    kept = np.bincount(judged.classes[:count], minlength=len(judged.objects))
+    right = np.bincount(judged.classes[:count][judged.hits[:count]], minlength=len(judged.objects))
+    return rates(kept, right, judged.objects)
+
+
+def rates(kept: np.ndarray, right: np.ndarray, objects: np.ndarray) -> dict[str, np.ndarray]:
+    """{"precision", "recall", "f1"} from detections kept, right ones among them, objects to be found (0 / 0 is 0)."""
     return {
-        "precision": float((right / kept.clip(min=1)).mean()),
-        "recall": float((right / there).mean()),
-        "f1": float((2 * right / (kept + there)).mean()),
-        "confidence": float(scores[best]),
+        "precision": right / np.maximum(kept, 1),
+        "recall": right / np.maximum(objects, 1),
+        "f1": 2 * right / np.maximum(kept + objects, 1),
     }
 
 
-def format_line(result: dict[str, float], iou_threshold: float = 0.5) -> str:
-    """The numbers of `precision_recall` in one line, with what they mean."""
-    return (f"P {result['precision']:.3f}  R {result['recall']:.3f}  F1 {result['f1']:.3f}  "
-            f"at confidence {result['confidence']:.3f}, where the mean F1 is highest (IoU {iou_threshold:g})")
-
-
-def _judged(
-    detections: dict, ground_truth: dict, ignored: np.ndarray, iou_threshold: float
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(class index 0..C-1, score, bool right) [D] in descending order of score, without detections on ignored objects."""
-    iou, row = best_matches(ground_truth, detections, same_class=True)
-    row[iou < iou_threshold] = -1
-    order = np.argsort(-np.asarray(detections["scores"]), kind="stable")
-    row = row[order]
-    on_ignored = np.zeros(len(row), dtype=bool)
-    on_ignored[row >= 0] = ignored[row[row >= 0]]
-    order, row = order[~on_ignored], row[~on_ignored]
-    hits = np.zeros(len(row), dtype=bool)
-    hits[np.unique(row, return_index=True)[1]] = True  # the first, hence highest-scored, detection of each object
-    hits[row < 0] = False
-    return np.asarray(detections["labels"], np.int64)[order] - 1, np.asarray(detections["scores"])[order], hits
+def means_at(judged: JudgedDetections, confidence: float) -> dict[str, float]:
+    """The means of `classes_at` over the classes that have an object to be found, and the confidence."""
+    there = judged.objects > 0
+    means = {name: float(values[there].mean()) if there.any() else 0.0
+             for name, values in classes_at(judged, confidence).items()}
+    return {**means, "confidence": float(confidence)}
 
 
 def _sum_of_f1(classes: np.ndarray, hits: np.ndarray, objects: np.ndarray) -> np.ndarray:

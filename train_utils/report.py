@@ -13,7 +13,8 @@ from train_utils.distributed_utils import is_main_process, say
 from train_utils.draw import draw_validation
 from train_utils.metric_logger import MetricLogger
 from train_utils.run_folder import RunFolder
-from train_utils.voc_eval import score_voc
+from train_utils.tensorboard import CLASS_AP
+from train_utils.voc_eval import score_voc_both
 
 
 def say_classes(data_sets: dict) -> None:
@@ -43,6 +44,11 @@ def epoch_row(
     }
 
 
+def evaluation_columns(result: CocoResult) -> dict:
+    """The results of an evaluation as part of such a row: the 12 numbers, and the AP at IoU 0.5 of every class by name."""
+    return {"stats": result.stats, **{f"{CLASS_AP}{entry['name']}": entry["AP50"] for entry in result.per_class}}
+
+
 def report_evaluation(run: RunFolder, result: CocoResult, detections: dict, val_set, truth: dict) -> dict:
     """Print the 12 numbers; write metrics.json, detections.json (COCO results) and predictions.png. Rank 0 only.
 
@@ -56,8 +62,7 @@ def report_evaluation(run: RunFolder, result: CocoResult, detections: dict, val_
         say(f"AP is {result.stats[0]:.3f}: {why}")
     metrics = {
         "coco": dict(zip(STAT_NAMES, result.stats)),
-        "voc07": score_voc(truth, detections, use_07_metric=True),
-        "voc12": score_voc(truth, detections),
+        **score_voc_both(truth, detections),
         "per_class": result.per_class,
     }
     run.write_metrics(metrics)

@@ -31,6 +31,8 @@ from PIL import Image
 from train_utils.checkpoint import damaged_entry, plain, save_checkpoint
 from train_utils.coco_eval import STAT_NAMES
 from train_utils.errors import InputError
+from train_utils.metric_logger import MetricLogger
+from train_utils.tensorboard import EventFiles
 
 _PACKAGES = ("torch", "torchvision", "numpy", "pycocotools", "Pillow")
 
@@ -45,6 +47,31 @@ def unused_folder(path: str | os.PathLike) -> Path:
     return candidate
 
 
+def fresh_folder(path: str | os.PathLike) -> Path:
+    """`unused_folder`, made. Raises InputError if nothing can be written there."""
+    try:
+        return writable_folder(unused_folder(path))
+    except OSError as error:  # a folder that must not be looked into
+        raise _cannot_write(path, error) from error
+
+
+def writable_folder(path: str | os.PathLike) -> Path:
+    """The folder, made if it is absent. Raises InputError if nothing can be written there."""
+    path = Path(path)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        probe = path / ".writable"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise _cannot_write(path, error) from error
+    return path
+
+
+def _cannot_write(path: str | os.PathLike, error: OSError) -> InputError:
+    return InputError(f"--output-dir {path}: cannot write there ({error.strerror or error}); choose another one")
+
+
 class RunFolder:
     """The folder of one training run.
 
@@ -56,6 +83,7 @@ class RunFolder:
         keep_last: how many `model_<epoch>.pth` to keep, beside `last.pth` and `best.pth`.
         unfreeze_epoch: first epoch of the second stage, marked in the curves.
         keep_every: keep `backup<epoch>.pth` of every N-th epoch but the first, for good; 0: none.
+        tensorboard: also write the rows, the steps of `watch` and predictions.png to event files in `path`/tensorboard.
 
     Attributes:
         path: the folder.
@@ -74,6 +102,7 @@ class RunFolder:
         keep_last: int = 0,
         unfreeze_epoch: int | None = None,
         keep_every: int = 0,
+        tensorboard: bool = False,
     ):
         self.enabled = enabled
         self.plot_functions = plot_functions
@@ -84,18 +113,10 @@ class RunFolder:
         self.path = Path(output_dir)
         if enabled:
             self._open(resume)
+        self.events = EventFiles(self.path / "tensorboard") if enabled and tensorboard else None
 
     def _open(self, resume: bool) -> None:
-        try:
-            if not resume:
-                self.path = unused_folder(self.path)
-            self.path.mkdir(parents=True, exist_ok=True)
-            probe = self.path / ".writable"
-            probe.touch()
-            probe.unlink()
-        except OSError as error:
-            reason = error.strerror or error
-            raise InputError(f"--output-dir {self.path}: cannot write there ({reason}); choose another one") from error
+        self.path = writable_folder(self.path) if resume else fresh_folder(self.path)
 
     def write_args(self, args: dict) -> None:
         """args.json: the resolved settings, and what they ran on (versions, hardware, git commit, date, command)."""
@@ -127,7 +148,7 @@ class RunFolder:
 
         Args:
             row: "epoch", "mean_loss", "lr" and "stats" (the 12 COCO numbers, or None if the epoch was not evaluated);
-                further numbers ("loss_*", "val_loss", "precision", "seconds", "memory_mb", ...) become columns.
+                further numbers ("loss_*", "val_loss", "AP50/<class>", "seconds", "memory_mb", ...) become columns.
         """
         self.rows.append(plain(row))
         if not self.enabled:
@@ -136,6 +157,13 @@ class RunFolder:
         self._write("results.csv", results_table(self.rows))
         if self.plot_functions:
             self._plot(*self.plot_functions)
+        if self.events:
+            self.events.add_epoch(self.rows, self.path / "predictions.png" if row["stats"] else None)
+
+    def watch(self, logger: MetricLogger, epoch: int) -> None:
+        """With TensorBoard: write what `logger` shows during an epoch."""
+        if self.events:
+            self.events.watch(logger, epoch)
 
     def _plot(self, plot_loss_and_lr: Callable, plot_map: Callable) -> None:
         epochs = [row["epoch"] for row in self.rows]

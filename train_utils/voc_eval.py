@@ -12,6 +12,8 @@ from train_utils.errors import InputError
 
 # Shapes: K detections of all images, M ground-truth boxes of all images, C classes
 
+MAX_PAIRS = 2**18  # of boxes measured at once: 2 MB per array, whatever the number of objects in an image
+
 
 def check_detections(ground_truth: dict, detections: dict) -> None:
     """Refuse detections that an evaluator would quietly misread.
@@ -52,13 +54,23 @@ def ignored_objects(ground_truth: dict) -> np.ndarray:
 def box_ious(boxes_a: np.ndarray, boxes_b: np.ndarray, plus_one: bool = False) -> np.ndarray:
     """IoU of every pair of xyxy boxes: [A, 4], [B, 4] -> [A, B]; `plus_one` counts pixels, width = x2 - x1 + 1."""
     one = 1.0 if plus_one else 0.0
-    top_left = np.maximum(boxes_a[:, None, :2], boxes_b[None, :, :2])  # [A, B, 2]
-    bottom_right = np.minimum(boxes_a[:, None, 2:], boxes_b[None, :, 2:])
-    intersection = (bottom_right - top_left + one).clip(min=0).prod(axis=2)  # [A, B]
+    intersection = intersections(boxes_a, boxes_b, one)
     area_a = (boxes_a[:, 2:] - boxes_a[:, :2] + one).prod(axis=1)
     area_b = (boxes_b[:, 2:] - boxes_b[:, :2] + one).prod(axis=1)
-    union = area_a[:, None] + area_b[None, :] - intersection
+    union = area_a[:, None] + area_b[None, :]
+    union -= intersection
     return np.divide(intersection, union, out=np.zeros_like(intersection), where=union > 0)
+
+
+def intersections(boxes_a: np.ndarray, boxes_b: np.ndarray, one: float = 0.0) -> np.ndarray:
+    """Area that every pair of xyxy boxes shares: [A, 4], [B, 4] -> [A, B]; `one` is added to every side."""
+    sides = []
+    for axis in (0, 1):  # x and y apart and in place, as this is most of the work of an evaluation
+        side = np.minimum(boxes_a[:, None, axis + 2], boxes_b[None, :, axis + 2])
+        side -= np.maximum(boxes_a[:, None, axis], boxes_b[None, :, axis])
+        side += one
+        sides.append(np.maximum(side, 0, out=side))
+    return np.multiply(*sides, out=sides[0])
 
 
 def best_matches(
@@ -73,11 +85,11 @@ def best_matches(
     best_iou, best_row = np.zeros(num_dets), np.full(num_dets, -1, dtype=np.int64)
     det_boxes = np.asarray(detections["boxes"], dtype=np.float64).reshape(-1, 4)
     gt_boxes = np.asarray(truth["boxes"], dtype=np.float64).reshape(-1, 4)
-    for dets, gts in _rows_per_image(detections["image_index"], truth["image_index"]):
+    for dets, gts in rows_per_image(detections["image_index"], truth["image_index"]):
         ious = box_ious(det_boxes[dets], gt_boxes[gts], plus_one)
         if same_class:
             other = detections["labels"][dets][:, None] != truth["labels"][gts][None, :]
-            ious[other] = -1.0
+            np.copyto(ious, -1.0, where=other)
         best = ious.argmax(axis=1)
         iou = ious[np.arange(len(dets)), best]
         best_row[dets] = np.where(iou >= 0, gts[best], -1)
@@ -85,8 +97,11 @@ def best_matches(
     return best_iou, best_row
 
 
-def _rows_per_image(det_images: np.ndarray, gt_images: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """(rows of detections, rows of objects) for every image that has both, each in the order of the arrays."""
+def rows_per_image(det_images: np.ndarray, gt_images: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """(rows of detections, rows of objects) for every image that has both, each in the order of the arrays.
+
+    An image of more than `MAX_PAIRS` pairs comes in parts, its detections in turn, each with all objects of the image.
+    """
     det_order, gt_order = np.argsort(det_images, kind="stable"), np.argsort(gt_images, kind="stable")
     shared = np.intersect1d(det_images, gt_images)
     det_ends, gt_ends = (
@@ -94,7 +109,9 @@ def _rows_per_image(det_images: np.ndarray, gt_images: np.ndarray) -> Iterator[t
         for images, order in ((det_images, det_order), (gt_images, gt_order))
     )
     for d0, d1, g0, g1 in zip(*det_ends, *gt_ends):
-        yield det_order[d0:d1], gt_order[g0:g1]
+        step = max(1, MAX_PAIRS // (g1 - g0))
+        for begin in range(d0, d1, step):
+            yield det_order[begin : min(begin + step, d1)], gt_order[g0:g1]
 
 
 def average_precision(true_positives: np.ndarray, num_gt: int, use_07_metric: bool) -> float:
@@ -144,19 +161,42 @@ def score_voc(
     Raises:
         InputError: see `check_detections`.
     """
+    hits = _judge(ground_truth, detections, iou_threshold, plus_one)
+    return _summary(ground_truth, hits, iou_threshold, use_07_metric, plus_one)
+
+
+def score_voc_both(ground_truth: dict, detections: dict, iou_threshold: float = 0.5, plus_one: bool = True) -> dict[str, dict]:
+    """{"voc07", "voc12"}: `score_voc` by the metric of VOC2007 and of VOC2010+, which share the matching, most of the work.
+
+    Raises:
+        InputError: see `check_detections`.
+    """
+    hits = _judge(ground_truth, detections, iou_threshold, plus_one)
+    return {name: _summary(ground_truth, hits, iou_threshold, use_07_metric, plus_one)
+            for name, use_07_metric in (("voc07", True), ("voc12", False))}
+
+
+def _judge(ground_truth: dict, detections: dict, iou_threshold: float, plus_one: bool) -> list[np.ndarray]:
+    """Of each class: bool [D], right or wrong, for its detections in order of score, without those on ignored objects."""
     check_detections(ground_truth, detections)
-    ignored = ignored_objects(ground_truth)
-    gt_labels, det_labels = np.asarray(ground_truth["labels"]), np.asarray(detections["labels"])
     iou, row = best_matches(ground_truth, detections, same_class=True, plus_one=plus_one)
     row[iou < iou_threshold] = -1
-    per_class = []
-    for label, name in enumerate(ground_truth["class_names"], start=1):
-        num_gt = int(((gt_labels == label) & ~ignored).sum())
-        dets = np.flatnonzero(det_labels == label)
-        dets = dets[np.argsort(-np.asarray(detections["scores"])[dets], kind="stable")]
-        hits = _true_positives(row[dets], ignored)
-        ap = average_precision(hits, num_gt, use_07_metric) if num_gt else -1.0
-        per_class.append({"name": name, "AP": ap, "num_gt": num_gt})
+    order = np.argsort(-np.asarray(detections["scores"]), kind="stable")
+    labels = np.asarray(detections["labels"])[order]
+    order = order[np.argsort(labels, kind="stable")]  # class by class, within each by score
+    ends = np.searchsorted(np.sort(labels), np.arange(1, len(ground_truth["class_names"]) + 2))
+    ignored = ignored_objects(ground_truth)
+    return [_true_positives(row[order[begin:end]], ignored) for begin, end in zip(ends, ends[1:])]
+
+
+def _summary(ground_truth: dict, hits: list[np.ndarray], iou_threshold: float, use_07_metric: bool, plus_one: bool) -> dict:
+    """What `score_voc` returns, from what `_judge` returns."""
+    labels = np.asarray(ground_truth["labels"], np.int64)[~ignored_objects(ground_truth)]
+    counts = np.bincount(labels, minlength=len(hits) + 1)[1:].tolist()
+    per_class = [
+        {"name": name, "AP": average_precision(own, num_gt, use_07_metric) if num_gt else -1.0, "num_gt": num_gt}
+        for name, own, num_gt in zip(ground_truth["class_names"], hits, counts)
+    ]
     defined = [entry["AP"] for entry in per_class if entry["num_gt"]]
     points = "11-point (VOC2007)" if use_07_metric else "all-point (VOC2010+)"
     width = "x2 - x1 + 1" if plus_one else "x2 - x1"
