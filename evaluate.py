@@ -150,7 +150,8 @@ def check_scoring_only(args: argparse.Namespace) -> None:
     Raises:
         InputError: the flag, or a missing file.
     """
-    given = [flag(name) for name in ("loss", "score_thresh", "nms_thresh", "batch_size", "amp") if getattr(args, name)]
+    given = [flag(name) for name in ("score_thresh", "nms_thresh", "batch_size", "amp") if getattr(args, name) is not None]
+    given += ["--loss"] * args.loss
     if given:
         raise InputError(f"{' and '.join(given)}: only with the weights of a detector; detections are scored as they are")
     if not any(getattr(args, name) for name in NEW_DATA):
@@ -180,6 +181,8 @@ def data_settings(args: argparse.Namespace, run: dict, class_names: list[str] | 
     if unused:
         say(f"other data than the run's are given: its {' '.join(unused)} is left out, give it again if it is meant")
     settings = DATA_DEFAULTS | given
+    if settings["dataset"] == "shapes" and not settings["data_path"]:
+        settings["data_path"] = ["data/shapes"]  # as in training
     if settings["dataset"] == "auto":
         settings["dataset"], reasons = guess_kind(settings["data_path"], json_path=settings["val_json"])
         say(*reasons)
@@ -189,6 +192,8 @@ def data_settings(args: argparse.Namespace, run: dict, class_names: list[str] | 
 def run_data(settings: dict, class_names: list[str] | None) -> dict:
     """The settings of the data of a run, which have to be there still."""
     settings = DATA_DEFAULTS | settings
+    if not (settings["data_path"] or settings["val_json"]):
+        raise InputError("the weights do not say which data they belong to: give --data-path, or --val-json with --val-images")
     for path in [settings["val_json"]] if settings["val_json"] else settings["data_path"] or []:
         if not Path(path).exists():
             raise InputError(f"{path} is not here: the run of this checkpoint had its data there, seen from the folder it was "
@@ -252,8 +257,8 @@ class Stopwatch:
         return run
 
     def _now(self) -> float:
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
+        if self.device.type != "cpu":
+            torch.accelerator.synchronize(self.device)
         return time.perf_counter()
 
 

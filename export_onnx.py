@@ -23,7 +23,6 @@ import argparse
 import importlib
 import io
 import json
-import os
 import sys
 import warnings
 from collections.abc import Sequence
@@ -36,7 +35,8 @@ from torch import Tensor, nn
 
 import datasets
 import network_files
-from datasets.image_io import FORMATS, read_image
+from datasets.image_files import IMAGE_SUFFIXES
+from datasets.image_io import read_image
 from datasets.open_dataset import open_dataset
 from datasets.shapes import draw_picture
 from load_detector import Detector, add_detector_flags, detection_limits, load_detector
@@ -49,6 +49,7 @@ from network_files.export_plan import OUTPUTS, Plan, make_plan
 from network_files.yolov3 import YOLOv3
 from train_utils.errors import InputError, one_sentence_errors
 from train_utils.safetensors_file import save_safetensors
+from train_utils.whole_file import whole_file
 
 OPSET, DETECTNET_OPSET = 17, 11  # the latter for the TensorRT of the Jetson Nano
 OPSETS = range(11, 21)  # from what NonMaxSuppression needs to what the tracing exporter has
@@ -194,13 +195,8 @@ def need(package: str, what: str) -> ModuleType:
 
 def replace_file(path: Path, data: bytes) -> None:
     """Write a file whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
+    with whole_file(path) as temporary:
         temporary.write_bytes(data)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 # comparing
@@ -236,8 +232,7 @@ def images_in(path: Path) -> list[Path]:
     """
     if path.is_file():
         return [path]
-    suffixes = {f".{name.lower()}" for name in (*FORMATS, "jpg", "tif")}
-    found = sorted(file for file in path.iterdir() if file.suffix.lower() in suffixes) if path.is_dir() else []
+    found = sorted(file for file in path.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES) if path.is_dir() else []
     if not found:
         raise InputError(f"--images {path}: no image there; give an image file or a folder of images")
     return found

@@ -171,6 +171,8 @@ def test_a_file_of_another_project(call, shapes, tmp_path):
     """Its class names come from --labels; classes that it does not know are not found."""
     torch.save(build_ssd("small-ssd", 3).state_dict(), tmp_path / "small-ssd.pth")
     (tmp_path / "labels.txt").write_text("BACKGROUND\ncircle\ncar")
+    with pytest.raises(InputError, match="do not say which data they belong to: give --data-path"):
+        call(tmp_path / "small-ssd.pth", "--net", "small-ssd", "--labels", tmp_path / "labels.txt")
     folder, _ = call(tmp_path / "small-ssd.pth", "--net", "small-ssd", "--labels", tmp_path / "labels.txt", "--data-path", shapes,
                      "--score-thresh", 0)
     rows = list(csv.DictReader(open(folder / "per_class.csv")))
@@ -188,6 +190,7 @@ def test_a_file_of_another_project(call, shapes, tmp_path):
         (["--detections", "b.json", "--data-path", "d", "--loss"], "--loss: only with the weights of a detector"),
         (["--detections", "b.json", "--data-path", "d", "--score-thresh", "0.5", "--nms-thresh", "7"],
          "--score-thresh and --nms-thresh: only with"),
+        (["--detections", "b.json", "--data-path", "d", "--score-thresh", "0"], "--score-thresh: only with"),
         (["--detections", "b.json", "--data-path", "d"], "no such file or folder"),
         (["a.pth", "--confidence", "1.5"], "--confidence"),
         (["a.pth", "--iou", "0"], "--iou"),

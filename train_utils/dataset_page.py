@@ -21,6 +21,7 @@ from matplotlib.ticker import MaxNLocator
 from PIL import Image
 from torch import Tensor
 
+from train_utils.box_labels import readable_name
 from train_utils.draw import class_colour, draw_boxes, to_picture
 from train_utils.errors import InputError
 
@@ -58,7 +59,7 @@ def save_dataset_page(
     """
     if Path(path).suffix.lower() not in SUFFIXES:
         raise InputError(f"{path}: a page is written as {', '.join(SUFFIXES)}; give a file name with such an ending")
-    names = [_readable(name, label) for label, name in enumerate(class_names, start=1)]
+    names = [readable_name(name, label, MAX_NAME) for label, name in enumerate(class_names, start=1)]
     sheet = _sheet(samples, names)
     height = HEADING + sheet.height + PLOTS
     layout = ConstrainedLayoutEngine(rect=(0.005, 0.005, 0.985, PLOTS / height - 0.01), hspace=0.04, wspace=0.02)
@@ -77,14 +78,6 @@ def save_dataset_page(
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")  # a frame stands in its place
         figure.savefig(path, dpi=DPI)
-
-
-def _readable(name: str, label: int) -> str:
-    """The name on one line and short; with its number where fonts may lack the letters and names would look alike."""
-    name = " ".join(name.encode(errors="replace").decode().split())  # half a character, as JSON may hold, stops drawing
-    if any(ord(letter) > 0x17F for letter in name):  # beyond Latin
-        name = f"{label} {name}"
-    return name if len(name) <= MAX_NAME else f"{name[: MAX_NAME - 9]}…{name[-8:]}"
 
 
 def _count(number: int, word: str) -> str:

@@ -33,6 +33,7 @@ from train_utils.coco_eval import STAT_NAMES
 from train_utils.errors import InputError
 from train_utils.metric_logger import MetricLogger
 from train_utils.tensorboard import EventFiles
+from train_utils.whole_file import whole_file
 
 _PACKAGES = ("torch", "torchvision", "numpy", "pycocotools", "Pillow")
 
@@ -216,9 +217,8 @@ class RunFolder:
     def _write(self, name: str, text: str) -> None:
         if not self.enabled:
             return
-        temporary = self.path / f".{name}.{os.getpid()}.tmp"
-        temporary.write_text(text, encoding="utf-8", newline="")
-        os.replace(temporary, self.path / name)
+        with whole_file(self.path / name) as temporary:
+            temporary.write_text(text, encoding="utf-8", newline="")
 
 
 def results_line(row: dict) -> str:

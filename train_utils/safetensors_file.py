@@ -15,6 +15,7 @@ from typing import Any
 from torch import Tensor
 
 from train_utils.errors import InputError
+from train_utils.whole_file import whole_file
 
 KEYS = {"class_names": list, "category_ids": list, "model_args": dict, "script": str}  # of the metadata, and what they hold
 
@@ -29,6 +30,7 @@ def save_safetensors(path: str | os.PathLike, state: Mapping[str, Tensor], *, cl
 
     Raises:
         InputError: the package is missing.
+        OSError: it cannot be written.
         TypeError: model_args hold something without a form in JSON.
     """
     package = _package("safetensors.torch")
@@ -36,14 +38,8 @@ def save_safetensors(path: str | os.PathLike, state: Mapping[str, Tensor], *, cl
     metadata = {name: json.dumps(value, ensure_ascii=False) for name, value in values.items()}
     # Copies: the format refuses tensors that share memory, or that are not laid out row by row.
     tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in state.items()}
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+    with whole_file(path) as temporary:
         package.save_file(tensors, temporary, metadata=metadata)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def load_safetensors(path: str | os.PathLike) -> dict[str, Any]:
