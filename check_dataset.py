@@ -61,7 +61,7 @@ from train_utils.dataset_page import SUFFIXES, save_dataset_page
 from train_utils.errors import InputError, one_sentence_errors
 from train_utils.flag_checks import check_num_classes, check_pairs, check_ranges, flag
 from train_utils.legacy_flags import modernise
-from train_utils.run_folder import surroundings
+from train_utils.surroundings import surroundings
 
 USER_ERRORS = (datasets.InputError,)  # told in one sentence, exit code 2
 TRAINING, VALIDATION, OTHERS = "training", "validation", "other files"

@@ -42,7 +42,8 @@ from train_utils.figures import Figures, score_everything, write_figures
 from train_utils.flag_checks import check_num_classes, check_pairs, check_ranges, flag
 from train_utils.legacy_flags import EVALUATE, modernise
 from train_utils.loaders import evaluation_loader
-from train_utils.run_folder import fresh_folder, surroundings
+from train_utils.run_folder import fresh_folder
+from train_utils.surroundings import surroundings
 from train_utils.train_eval_utils import detect, label_map, validation_losses
 
 USER_ERRORS = (datasets.InputError, network_files.InputError)  # told in one sentence, exit code 2

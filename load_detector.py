@@ -42,7 +42,7 @@ class Detector:
         settings: the flags of the run that wrote the file; empty for files of other projects.
         model_args: what `create_model` of its script was called with; empty where no script of ours made the model.
         script: name of that script, e.g. "train_ssd".
-        epoch: epochs done; None where the file does not say.
+        epoch: whole epochs done; None where the file does not say.
         notes: what was guessed, and warnings, to be shown.
     """
 
@@ -185,10 +185,10 @@ def name_classes(count: int, labels: str | None) -> tuple[list[str], list[int], 
 def _load_own(checkpoint: dict, script: str | None) -> Detector:
     """From a checkpoint of a training script."""
     model, class_names, warnings = rebuild_model(checkpoint, script)
-    epoch = checkpoint.get("epoch")
+    epoch, is_whole = checkpoint.get("epoch"), checkpoint.get("step_in_epoch") is None
     return Detector(
         model, class_names, checkpoint.get("category_ids") or list(range(1, len(class_names) + 1)),
-        checkpoint.get("args") or {}, checkpoint["model_args"], checkpoint["script"], None if epoch is None else epoch + 1,
+        checkpoint.get("args") or {}, checkpoint["model_args"], checkpoint["script"], None if epoch is None else epoch + is_whole,
         [f"warning: {warning}" for warning in warnings],
     )
 

@@ -20,7 +20,6 @@ import argparse
 import copy
 import os
 import sys
-import time
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -51,16 +50,18 @@ from plot_curve import plot_evolution, plot_loss_and_lr, plot_map
 from train_utils import tensorboard
 from train_utils.any_dataset import ground_truth_of
 from train_utils.bad_samples import BadSamples
-from train_utils.best_epoch import best_epoch, evaluations_since_best
+from train_utils.best_epoch import best_epoch, out_of_patience
 from train_utils.bucket import upload
 from train_utils.checkpoint import load_checkpoint
+from train_utils.checkpointer import Checkpointer
 from train_utils.coco_eval import STAT_NAMES, CocoScorer
 from train_utils.device import choose_amp, choose_device, make_repeatable
-from train_utils.distributed_utils import init_distributed_mode, is_main_process, say, shut_down, sync_normalizers
+from train_utils.distributed_utils import data_parallel, init_distributed_mode, is_main_process, say, shut_down, sync_normalizers
 from train_utils.draw import draw_training_batch
 from train_utils.ema import ModelEma
 from train_utils.errors import InputError, LossNotFinite, one_sentence_errors
 from train_utils.evolve import append_trial, best_trial, check_settings, mutate, read_trials, trial_generator
+from train_utils.failures import LESS_MEMORY, explain_failures
 from train_utils.flag_checks import check_num_classes, check_pairs, check_ranges, flag
 from train_utils.freeze import freeze, unfreeze
 from train_utils.group_by_aspect_ratio import create_aspect_ratio_groups
@@ -70,17 +71,18 @@ from train_utils.legacy_yolo import YOLO, has_yolo_2019_flags
 from train_utils.loaders import evaluation_loader, make_loader
 from train_utils.lr_schedule import LRSchedule
 from train_utils.metric_logger import MetricLogger
+from train_utils.nonfinite import NonFiniteGuard
 from train_utils.precision_recall import format_line, precision_recall
 from train_utils.presets import describe_preset, given_flags, parse_with_preset
 from train_utils.report import epoch_row, evaluation_columns, report_evaluation, say_best, say_classes
 from train_utils.resume import (
+    Position,
     check_resume,
+    find_position,
     find_resume_path,
     merge_model_args,
     open_run,
     restore_best,
-    restore_optimizer,
-    training_state,
 )
 from train_utils.run_folder import RunFolder
 from train_utils.samplers import TrainBatchSampler
@@ -89,6 +91,14 @@ from train_utils.train_eval_utils import (
     label_map,
     train_one_epoch,
     validation_losses,
+)
+from train_utils.training_state import (
+    fingerprint,
+    go_back,
+    load_on_main,
+    restore_counts,
+    restore_training,
+    training_state,
 )
 
 SCRIPT, ROOT = Path(__file__).stem, Path(__file__).parent
@@ -257,6 +267,9 @@ def get_args_parser() -> argparse.ArgumentParser:
                        help="keep a moving average of the weights, and evaluate that")
     train.add_argument("--amp", choices=["off", "auto", "bf16", "fp16"], nargs="?", const="auto", default="off",
                        help="mixed precision; auto: bf16 where the hardware has it, else fp16")
+    train.add_argument("--on-nonfinite", choices=["stop", "skip", "rollback"], default="stop",
+                       help="a loss that is not finite: stop, leave the step out, or return to the weights last saved as well")
+    train.add_argument("--max-nonfinite", type=int, default=10, metavar="N", help="stop when that happened more often than this")
     train.add_argument("--seed", type=int, default=0, help="decides every random choice of the run")
     train.add_argument("--deterministic", action=on_off, default=False, help="only deterministic operations (slower on GPU)")
     train.add_argument("--patience", type=int, default=0, metavar="N",
@@ -265,6 +278,12 @@ def get_args_parser() -> argparse.ArgumentParser:
     output = parser.add_argument_group("output")
     output.add_argument("--output-dir", help="run folder, default runs/DETECTOR; a new run takes a fresh name beside a used one")
     output.add_argument("--resume", metavar="PATH|auto", help="go on from a checkpoint of this script; auto: the newest, if any")
+    output.add_argument("--resume-anyway", action=on_off, default=False,
+                        help="go on although data, batches, processes or seed changed, so that it becomes another run")
+    output.add_argument("--save-every-steps", type=int, default=0, metavar="N",
+                        help="save last.pth within an epoch, too: after N optimiser steps; 0: not by steps")
+    output.add_argument("--save-every-minutes", type=float, default=10.0, metavar="M",
+                        help="the same after M minutes; 0: not by time")
     output.add_argument("--test-only", action="store_true", help="only evaluate --weights or --resume")
     output.add_argument("--eval-every", type=int, default=1, metavar="N", help="evaluate after every N-th epoch and the last")
     output.add_argument("--eval-batch-size", type=int, help="images per evaluation batch; default: --batch-size")
@@ -381,7 +400,8 @@ def check_args(args: argparse.Namespace) -> None:
         at_least_one=("batch_size", "epochs", "accumulate", "eval_every", "print_freq", "box_detections", "eval_batch_size",
                       "lr_step_size", "evolve"),
         not_negative=("momentum", "weight_decay", "norm_weight_decay", "seed", "workers", "patience", "keep_last", "warmup_steps",
-                      "start_epoch", "freeze_epochs", "max_bad_samples", "clip_grad_norm", "nominal_batch", "backup_every"),
+                      "start_epoch", "freeze_epochs", "max_bad_samples", "max_nonfinite", "clip_grad_norm", "save_every_steps",
+                      "save_every_minutes", "nominal_batch", "backup_every"),
         above_zero=("lr", "unfreeze_lr", "warmup_power"),
         in_0_1=("hflip", "box_score_thresh", "box_nms_thresh", "mosaic", "final_lr", "label_smoothing"),
     )
@@ -689,8 +709,7 @@ def set_stage(model: nn.Module, args: argparse.Namespace, epoch: int) -> nn.Modu
     say(f"epoch {epoch}: {sum(p.requires_grad for p in model.parameters())} of {len(list(model.parameters()))} tensors learn")
     if not args.distributed:
         return model
-    on_gpu = next(model.parameters()).is_cuda
-    return nn.parallel.DistributedDataParallel(model, device_ids=[args.gpu] if on_gpu else None)
+    return data_parallel(model, args.gpu if next(model.parameters()).is_cuda else None)
 
 
 def stage_factor(args: argparse.Namespace, schedule: LRSchedule, epoch: int):
@@ -700,11 +719,12 @@ def stage_factor(args: argparse.Namespace, schedule: LRSchedule, epoch: int):
 
 
 def continue_settings(
-    args: argparse.Namespace, checkpoint: dict, path: Path, class_names: list[str], wanted: dict
+    args: argparse.Namespace, checkpoint: dict, path: Path, class_names: list[str], wanted: dict, data: dict | None
 ) -> dict:
     """The model values of a checkpoint that is continued or tested, after checking that the command fits it."""
     given = {name: value for name, value in vars(args).items() if value is not None or name not in OF_CHECKPOINT}
-    changed = check_resume(checkpoint, path, class_names=class_names, settings=given, script=Path(__file__))
+    changed = check_resume(checkpoint, path, class_names=class_names, settings=given, script=Path(__file__),
+                           data=data)
     stored = checkpoint["model_args"]
     if args.cfg and without_anchors(wanted["cfg"]) != without_anchors(stored["cfg"]):
         raise InputError(f"{path} has another network than --cfg {args.cfg}: leave --cfg out to go on with its own")
@@ -739,13 +759,14 @@ def main(args: argparse.Namespace) -> dict | None:
     make_repeatable(args.seed, args.deterministic)
     say(*args.notes)
     resume_path = find_resume_path(args.resume, args.output_dir or DEFAULT_OUTPUT)
-    checkpoint = load_checkpoint(resume_path) if resume_path else None
+    checkpoint = load_on_main(resume_path) if resume_path else None
     if args.test_only and not checkpoint and not args.weights:
         raise InputError("--test-only needs the model to test: --weights FILE or --resume PATH")
 
     # 2. data
     train_set, val_set = open_data(args)
     say_classes({"validation": val_set} if args.test_only else {"training": train_set, "validation": val_set})
+    data = None if args.test_only else {"training": fingerprint(train_set), "validation": fingerprint(val_set)}
 
     # 3. model
     start = None if checkpoint else read_start(args)
@@ -755,7 +776,7 @@ def main(args: argparse.Namespace) -> dict | None:
         class_names = start.class_names if args.test_only else class_names
     model_args = resolve_model_args(args, start, class_names)
     if checkpoint:
-        model_args = continue_settings(args, checkpoint, resume_path, class_names, model_args)
+        model_args = continue_settings(args, checkpoint, resume_path, class_names, model_args, data)
     elif not args.test_only:
         fit_to_data(args, model_args, train_set)
     model = create_model(model_args, class_names)
@@ -778,18 +799,14 @@ def main(args: argparse.Namespace) -> dict | None:
     schedule = make_schedule(args, len(train_loader), accumulate)
 
     # 5. resume
-    start_epoch, rows = args.start_epoch, []
-    averaged = checkpoint["ema"] if checkpoint else None
-    if checkpoint:
-        start_epoch, rows = checkpoint["epoch"] + 1, checkpoint["rows"]
-        model.load_state_dict(averaged["model"] if averaged and args.test_only else checkpoint["model"])
-        say(f"{resume_path}: {start_epoch} epochs done")
-    if checkpoint and not args.test_only:
-        restore_optimizer(optimizer, checkpoint["optimizer"])
-        scaler.load_state_dict(checkpoint["scaler"] or scaler.state_dict())
+    rows, position = [], Position(args.start_epoch)
     ema = ModelEma(model, args.ema, ramp=2000) if args.ema and not args.test_only else None
-    if ema and averaged:
-        ema.load_state_dict(averaged)
+    if checkpoint and args.test_only:
+        model.load_state_dict((checkpoint["ema"] or checkpoint)["model"])
+    elif checkpoint:
+        restore_training(checkpoint, model, optimizer, scaler, ema)
+        rows, position = checkpoint["rows"], find_position(checkpoint, len(train_loader), accumulate)
+        say(f"{resume_path}: goes on in epoch {position.epoch} after {position.batches_done} of {len(train_loader)} batches")
 
     # 6. test only
     truth = ground_truth_of(val_set)
@@ -810,50 +827,58 @@ def main(args: argparse.Namespace) -> dict | None:
     run.rows = rows
     run.write_cfg(model_args["cfg"])
     if checkpoint and is_main_process():
-        restore_best(run.path, resume_path, checkpoint["epoch"], best_epoch(rows, args.best_metric))
+        restore_best(run.path, resume_path, position, best_epoch(rows, args.best_metric))
     elif is_main_process():
         draw_first_batch(run, train_loader, class_names)
     bad_samples = BadSamples(args.max_bad_samples)
-    wrapped = set_stage(model, args, start_epoch)
-    for epoch in range(start_epoch, args.epochs):
-        if epoch == args.freeze_epochs > 0:
-            run.save_weights(model.state_dict(), "pretrain.pth")  # as the course repository's two-stage script does
-            wrapped = set_stage(model, args, epoch)
-        train_loader.batch_sampler.set_epoch(epoch)
-        logger = MetricLogger(enabled=is_main_process())
-        run.watch(logger, epoch)
-        begin = time.perf_counter()
-        mean_loss, lr = train_one_epoch(
-            wrapped, optimizer, train_loader, device, epoch, args.print_freq, scaler=scaler,
-            lr_factor=stage_factor(args, schedule, epoch), amp_dtype=amp_dtype, accumulate=accumulate,
-            clip_grad_norm=args.clip_grad_norm, ema=ema, seed=args.seed, bad_samples=bad_samples, logger=logger)
-        row = epoch_row(epoch, mean_loss, lr, logger, time.perf_counter() - begin, len(train_set), device)
-        tested = ema.module if ema else model
-        is_last = epoch + 1 == args.epochs
-        evaluate_this = is_last or not args.notest and (epoch + 1) % args.eval_every == 0
-        if args.val_loss and evaluate_this:
-            losses = validation_losses(tested, val_loader, device, amp_dtype, args.seed)
-            row |= {f"val_{name}": value for name, value in losses.items()} | {"val_loss": sum(losses.values())}
-        if evaluate_this:
-            result, detections = evaluate_now(tested)
-            row |= evaluation_columns(result)
-            report_evaluation(run, result, detections, val_set, truth)
-        if evaluate_this and is_main_process():
-            found = precision_recall(detections, truth)
-            say(format_line(found))
-            row |= found
-        run.add_row(row)
-        stops_early = 0 < args.patience <= evaluations_since_best(run.rows, args.best_metric, first_epoch=args.freeze_epochs)
-        if is_last or stops_early or not args.nosave:
-            state = training_state(model, optimizer, scaler, ema, epoch, model_args=model_args, class_names=class_names,
-                                   category_ids=truth["category_ids"], settings=vars(args),
-                                   script=Path(__file__))
-            run.save(state, epoch, is_best=best_epoch(run.rows, args.best_metric) == epoch)
-        if args.bucket and is_main_process():
-            upload(args.bucket, [run.path / name for name in UPLOADED])
-        if stops_early:
-            say(f"no better {args.best_metric} in {args.patience} evaluations: stopping early")
-            break
+    guard = NonFiniteGuard(args.on_nonfinite, args.max_nonfinite, run.path,
+                           restore=partial(go_back, run.path / "last.pth", model, optimizer, scaler, ema))
+    if checkpoint:
+        restore_counts(checkpoint, bad_samples, guard)
+    state_of = partial(training_state, model, optimizer, scaler, ema, bad_samples, guard, model_args=model_args,
+                       class_names=class_names, category_ids=truth["category_ids"], settings=vars(args), script=Path(__file__),
+                       data=data)
+    no_patience_left = partial(out_of_patience, run.rows, args.best_metric, args.patience, first_epoch=args.freeze_epochs)
+    wrapped = set_stage(model, args, position.epoch)
+    with Checkpointer(run, state_of, position, args.save_every_steps, 0 if args.nosave else args.save_every_minutes) as keeper:
+        for epoch in range(position.epoch, args.epochs):
+            if no_patience_left():
+                say(f"no better {args.best_metric} in {args.patience} evaluations: stopping early")
+                break
+            logger = MetricLogger(enabled=is_main_process())
+            first_batch = keeper.begin_epoch(epoch, len(train_loader), logger)
+            if epoch == args.freeze_epochs > 0 and first_batch == 0:
+                run.save_weights(model.state_dict(), "pretrain.pth")  # as the course repository's two-stage script does
+                wrapped = set_stage(model, args, epoch)
+            train_loader.batch_sampler.set_epoch(epoch, first_batch)
+            run.watch(logger, epoch)
+            mean_loss, lr = train_one_epoch(
+                wrapped, optimizer, train_loader, device, epoch, args.print_freq, scaler=scaler,
+                lr_factor=stage_factor(args, schedule, epoch), amp_dtype=amp_dtype, accumulate=accumulate,
+                clip_grad_norm=args.clip_grad_norm, ema=ema, seed=args.seed, bad_samples=bad_samples, logger=logger,
+                first_batch=first_batch, after_step=keeper.after_step, guard=guard)
+            row = epoch_row(epoch, mean_loss, lr, logger, len(train_set), device)
+            tested = ema.module if ema else model
+            is_last = epoch + 1 == args.epochs
+            evaluate_this = is_last or not args.notest and (epoch + 1) % args.eval_every == 0
+            if evaluate_this and not args.nosave:
+                keeper.save()
+            if args.val_loss and evaluate_this:
+                losses = validation_losses(tested, val_loader, device, amp_dtype, args.seed, keeper.stop)
+                row |= {f"val_{name}": value for name, value in losses.items()} | {"val_loss": sum(losses.values())}
+            if evaluate_this:
+                result, detections = evaluate_now(tested, stop=keeper.stop)
+                row |= evaluation_columns(result)
+                report_evaluation(run, result, detections, val_set, truth)
+            if evaluate_this and is_main_process():
+                found = precision_recall(detections, truth)
+                say(format_line(found))
+                row |= found
+            run.add_row(row)
+            if is_last or no_patience_left() or not args.nosave:
+                keeper.end_epoch(is_best=best_epoch(run.rows, args.best_metric) == epoch)
+            if args.bucket and is_main_process():
+                upload(args.bucket, [run.path / name for name in UPLOADED])
 
     # 8. results
     say_best(run, args.best_metric)
@@ -896,7 +921,7 @@ def evolve(args: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    with one_sentence_errors(*USER_ERRORS):
+    with one_sentence_errors(*USER_ERRORS), explain_failures(LESS_MEMORY):
         arguments = parse_args()
         evolve(arguments) if arguments.evolve else main(arguments)
         shut_down()

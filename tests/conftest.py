@@ -16,6 +16,10 @@ sys.path.insert(0, str(ROOT))
 os.environ.setdefault("MPLBACKEND", "Agg")
 
 
+def pytest_addoption(parser):
+    parser.addoption("--kills", type=int, default=1, help="how often tests/test_survival.py kills a run of each detector")
+
+
 @pytest.fixture(autouse=True)
 def fixed_seed():
     """Every test starts from the same global random state."""

@@ -1,8 +1,10 @@
 """Checkpoints: round trips, damage, files of other projects, code refused, failed writes."""
 
 import argparse
+import errno
 import hashlib
 import os
+import shutil
 import zipfile
 from collections import Counter, OrderedDict, defaultdict, deque
 from pathlib import Path
@@ -13,6 +15,7 @@ import torch
 
 from train_utils import checkpoint
 from train_utils.checkpoint import fetch_url, load_checkpoint, plain, save_checkpoint
+from train_utils.errors import InputError
 
 
 def state():
@@ -156,31 +159,106 @@ def test_not_a_checkpoint(tmp_path):
         load_checkpoint(tmp_path / "x.pth")
     with pytest.raises(FileNotFoundError, match="nowhere.pth"):
         load_checkpoint(tmp_path / "nowhere.pth")
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(FileNotFoundError, match="is a folder; name the checkpoint file in it"):
         load_checkpoint(tmp_path)
 
 
-@pytest.mark.parametrize("failure", ["write", "replace", "verify"])
-def test_failed_write_keeps_the_old_file(tmp_path, monkeypatch, failure):
-    path = tmp_path / "last.pth"
-    save_checkpoint(state(), path)
-    before = path.read_bytes()
-
+def refusing(stage, monkeypatch):
+    """Makes one stage of writing fail as a full or broken disk does."""
     def full_disk(*args, **kwargs):
-        raise RuntimeError("PytorchStreamWriter failed writing file")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def torch_on_a_full_disk(value, file):
+        try:
+            full_disk()
+        finally:
+            raise RuntimeError("[enforce fail at inline_container.cc:671] . unexpected pos 4 vs 3\n stack ...")
 
     def cut_short(value, file):
         file.write(b"PK\x03\x04 half a file")
 
-    if failure == "write":
-        monkeypatch.setattr(checkpoint.torch, "save", full_disk)
-    elif failure == "verify":
-        monkeypatch.setattr(checkpoint.torch, "save", cut_short)
-    else:
-        monkeypatch.setattr(checkpoint.os, "replace", full_disk)
-    with pytest.raises(OSError, match="last.pth: not written"):
+    where, name, failing = {
+        "room": (shutil, "disk_usage", lambda folder: shutil._ntuple_diskusage(9, 9, 0)),
+        "write": (torch, "save", torch_on_a_full_disk),
+        "verify": (torch, "save", cut_short),
+        "fsync": (os, "fsync", full_disk),
+        "replace": (os, "replace", full_disk),
+    }[stage]
+    monkeypatch.setattr(where, name, failing)
+
+
+@pytest.mark.parametrize(("stage", "reason"), [
+    ("room", "the file needs 1.0 MB and the disk has 0.0 MB left"),
+    ("write", os.strerror(errno.ENOSPC)),
+    ("verify", "what was written does not read back: File is not a zip file"),
+    ("fsync", os.strerror(errno.ENOSPC)),
+    ("replace", os.strerror(errno.ENOSPC)),
+])
+def test_failed_write_keeps_the_old_file(tmp_path, monkeypatch, stage, reason):
+    path = tmp_path / "last.pth"
+    save_checkpoint(state(), path)
+    before = path.read_bytes()
+    refusing(stage, monkeypatch)
+    with pytest.raises(OSError) as raised:
         save_checkpoint({"epoch": 5}, path)
+    assert str(raised.value) == f"{path}: not written ({reason}); free some space or choose another place"
+    monkeypatch.undo()
     assert path.read_bytes() == before and os.listdir(tmp_path) == ["last.pth"]
+    assert load_checkpoint(path)["epoch"] == 4
+
+
+def test_a_limit_on_the_size_of_files(tmp_path):
+    """The system stops torch in the middle of writing."""
+    resource = pytest.importorskip("resource")
+    path = tmp_path / "last.pth"
+    save_checkpoint(state(), path)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
+        with pytest.raises(OSError, match=r"last.pth: not written \(File too large\); free some space") as raised:
+            save_checkpoint({"model": {f"{i}": torch.rand(10_000) for i in range(5)}}, path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert "\n" not in str(raised.value) and os.listdir(tmp_path) == ["last.pth"] and load_checkpoint(path)["epoch"] == 4
+
+
+def test_room_is_counted_once_for_shared_memory(tmp_path, monkeypatch):
+    weight = torch.zeros(1_000_000)  # 4 MB
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: shutil._ntuple_diskusage(9, 9, 6_000_000))
+    save_checkpoint({"model": {"a": weight, "b": weight[:500].reshape(5, 100)}, "ema": [(weight,)]}, tmp_path / "a.pth")
+    with pytest.raises(OSError, match="the file needs 9.0 MB and the disk has 6.0 MB left"):
+        save_checkpoint({"model": {"a": weight, "b": weight.clone()}}, tmp_path / "a.pth")
+
+
+def test_other_trouble_of_torch_is_not_called_a_full_disk(tmp_path, monkeypatch):
+    def broken(value, file):
+        raise RuntimeError("an accelerator is lost")
+
+    monkeypatch.setattr(torch, "save", broken)
+    with pytest.raises(RuntimeError, match="^an accelerator is lost$"):
+        save_checkpoint(state(), tmp_path / "last.pth")
+    assert os.listdir(tmp_path) == []
+
+
+def test_an_old_torch_is_named(tmp_path, monkeypatch):
+    save_checkpoint(state(), tmp_path / "last.pth")
+    monkeypatch.setattr(torch, "__version__", torch.torch_version.TorchVersion("2.9.1+cpu"))
+    with pytest.raises(InputError, match=r"last.pth: PyTorch 2.9.1\+cpu does not read .* safely; install 2.10 or newer"):
+        load_checkpoint(tmp_path / "last.pth")
+
+
+def test_a_file_that_must_not_be_read(tmp_path, monkeypatch):
+    save_checkpoint(state(), tmp_path / "last.pth")
+
+    def forbidden(*args, **kwargs):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(checkpoint, "open", forbidden, raising=False)
+    with pytest.raises(InputError, match=r"last.pth: cannot be read \(Permission denied\); check its permissions"):
+        load_checkpoint(tmp_path / "last.pth")
+    monkeypatch.setattr(Path, "is_file", forbidden)
+    with pytest.raises(InputError, match=r"last.pth: cannot be read \(Permission denied\); check its permissions"):
+        load_checkpoint(tmp_path / "last.pth")
 
 
 def test_fetch_url(tmp_path, monkeypatch):

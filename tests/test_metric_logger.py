@@ -64,9 +64,10 @@ def test_an_epoch_in_two_parts_has_the_same_means(capsys):
     run(whole, range(5), print_freq=2)
     run(first, range(2), print_freq=2, total=5)
     second.load_state_dict(first.state_dict())
-    assert str(second) == "lr: 0.010000  loss: 0.5000 (0.5000)  loss_box: 0.2500 (0.2500)"
+    assert str(second) == str(first)
     capsys.readouterr()
     run(second, range(2, 5), print_freq=2, start=2)
-    assert second.means() == whole.means() and second.state_dict() == whole.state_dict()
+    assert second.means() == whole.means() and second.state_dict()["meters"] == whole.state_dict()["meters"]
+    assert second.seconds > first.seconds > 0
     lines = capsys.readouterr().out.splitlines()
     assert "[2/5]" in lines[0] and "[4/5]" in lines[1]

@@ -8,10 +8,21 @@ import torch
 from train_utils.checkpoint import load_checkpoint, save_checkpoint
 from train_utils.errors import InputError
 from train_utils.lr_schedule import set_lr
-from train_utils.resume import check_resume, find_resume_path, merge_model_args, restore_best, restore_optimizer
+from train_utils.resume import (
+    Position,
+    RunIsComplete,
+    check_resume,
+    find_position,
+    find_resume_path,
+    merge_model_args,
+    open_run,
+    restore_best,
+)
+from train_utils.training_state import fingerprint, restore_optimizer, software
 
 SCRIPT = Path("train_some.py")
-SETTINGS = {"backbone": "a", "opt": "sgd", "epochs": 4, "test_only": False, "lr": 0.1, "workers": 2}
+SETTINGS = {"backbone": "a", "opt": "sgd", "epochs": 4, "test_only": False, "lr": 0.1, "workers": 2, "batch_size": 4,
+            "world_size": 1, "seed": 0, "resume": "x.pth", "resume_anyway": False}
 
 
 def stored(**changes):
@@ -66,13 +77,13 @@ def test_best_is_taken_along_or_removed(tmp_path):
     old.mkdir(), new.mkdir()
     save_checkpoint({"epoch": 2}, old / "last.pth")
     save_checkpoint({"epoch": 1}, old / "best.pth")
-    restore_best(new, old / "last.pth", epoch=2, best=1)  # into another folder
+    restore_best(new, old / "last.pth", Position(3), best=1)  # into another folder
     assert load_checkpoint(new / "best.pth") == {"epoch": 1}
-    restore_best(new, old / "last.pth", epoch=2, best=2)  # the checkpoint itself is the best
+    restore_best(new, old / "last.pth", Position(3), best=2)  # the checkpoint itself is the best
     assert load_checkpoint(new / "best.pth") == {"epoch": 2}
-    restore_best(old, old / "last.pth", epoch=0, best=0)
+    restore_best(old, old / "last.pth", Position(1), best=0)
     save_checkpoint({"epoch": 5}, old / "best.pth")  # of epochs that are about to be run again
-    restore_best(old, old / "last.pth", epoch=2, best=1)
+    restore_best(old, old / "last.pth", Position(3), best=1)
     assert not (old / "best.pth").exists()
 
 
@@ -80,3 +91,81 @@ def test_resume_paths(tmp_path):
     assert find_resume_path(None, str(tmp_path)) is None
     assert find_resume_path("auto", str(tmp_path / "none")) is None
     assert find_resume_path("x.pth", str(tmp_path)) == Path("x.pth")
+
+
+def test_best_of_a_run_within_an_epoch_is_its_own_file(tmp_path):
+    save_checkpoint({"epoch": 2, "step_in_epoch": 5}, tmp_path / "last.pth")
+    save_checkpoint({"epoch": 1, "step_in_epoch": None}, tmp_path / "best.pth")
+    restore_best(tmp_path, tmp_path / "last.pth", Position(2, 5, {"meters": {}, "seconds": 1.0}), best=1)
+    assert load_checkpoint(tmp_path / "best.pth")["epoch"] == 1
+
+
+def test_what_makes_a_continuation_inexact_is_refused_or_named():
+    def check(checkpoint, data=None, **changes):
+        return check_resume(checkpoint, Path("x.pth"), class_names=["cat"], settings=SETTINGS | changes, script=SCRIPT, data=data)
+
+    then, now = ({"training": {"images": n, "objects": 2 * n, "hash": str(n)}} for n in (10, 11))
+    for checkpoint, data, changes, reason in [
+        (stored(), None, {"batch_size": 8}, "--batch-size was 4 and is 8"),
+        (stored(), None, {"seed": 1}, "--seed was 0 and is 1"),
+        (stored(), None, {"world_size": 2}, "it ran on 1 process(es), now on 2"),
+        (stored(data=then), now, {},
+         "the training data is not the same (10 images with 20 objects then, 11 images with 22 objects now)"),
+    ]:
+        with pytest.raises(InputError) as error:
+            check(checkpoint, data, **changes)
+        assert reason in str(error.value) and "--resume-anyway" in str(error.value)
+        assert check(checkpoint, data, resume_anyway=True, **changes) == [reason]
+        assert reason not in check(checkpoint, None, test_only=True, **changes)
+    assert check(stored(data=then), then) == []
+    assert check(stored(software={"torch": "1.0", "threads": torch.get_num_threads()})) == [f"torch 1.0 -> {software()['torch']}"]
+
+
+def test_a_complete_run_is_no_failure_for_auto(capsys):
+    def check(checkpoint, resume):
+        settings = SETTINGS | {"resume": resume}
+        return check_resume(checkpoint, Path("x.pth"), class_names=["cat"], settings=settings, script=SCRIPT)
+
+    with pytest.raises(RunIsComplete) as left:
+        check(stored(epoch=3), "auto")
+    assert left.value.code == 0 and "all 4 epochs are done" in capsys.readouterr().out
+    assert check(stored(epoch=3, step_in_epoch=7), "auto") == []  # only the evaluation of the last epoch lacks
+
+
+def test_positions():
+    meters = {"meters": {}, "seconds": 2.0}
+    within = {"epoch": 3, "step_in_epoch": 6, "batches_in_epoch": 10, "meters": meters}
+    assert find_position({"epoch": 3}, 10, 1) == Position(4)  # as of an older version
+    assert find_position({"epoch": 3, "step_in_epoch": None}, 10, 1) == Position(4)
+    assert find_position(within, 10, 2) == Position(3, 6, meters)
+    assert find_position(within, 5, 1) == Position(3, 3, meters)  # other batches: as far into the epoch
+    assert find_position(within, 25, 4) == Position(3, 12, meters)  # 15, but a step begins at 12
+    assert find_position(within | {"step_in_epoch": 10}, 25, 4) == Position(3, 25, meters)  # only the evaluation lacks
+
+
+def test_a_fingerprint_knows_what_matters(shapes, tmp_path):
+    import shutil
+
+    from datasets.open_dataset import open_dataset
+
+    def of(root):
+        return fingerprint(open_dataset("shapes", [str(root)], "train"))
+
+    first = of(shapes)
+    moved = tmp_path / "elsewhere"
+    shutil.copytree(shapes, moved)
+    assert of(moved) == first and first["images"] == 16
+    annotation = next((moved / "Annotations").glob("*.xml"))
+    text = annotation.read_text()
+    x = text.index("<xmin>") + len("<xmin>")
+    annotation.write_text(text[:x] + "1" + text[text.index("</xmin>"):])
+    assert of(moved)["hash"] != first["hash"]
+
+
+def test_auto_takes_over_a_folder_without_a_checkpoint(tmp_path):
+    settings = {"output_dir": str(tmp_path / "run"), "resume": "auto"}
+    assert open_run(settings, "runs/x", None, ["cat"]).path == tmp_path / "run"
+    assert open_run(settings, "runs/x", None, ["cat"]).path == tmp_path / "run"  # the run before was killed at once
+    assert open_run(settings | {"resume": None}, "runs/x", None, ["cat"]).path == tmp_path / "run-2"
+    (tmp_path / "run" / "best.pth").touch()
+    assert open_run(settings, "runs/x", None, ["cat"]).path == tmp_path / "run-3"

@@ -1,5 +1,6 @@
 """The epoch loop and the evaluation on a toy detector that keeps the model contract."""
 
+import copy
 import math
 
 import numpy as np
@@ -10,6 +11,8 @@ from torch import nn
 from train_utils.bad_samples import BadSamples
 from train_utils.errors import InputError
 from train_utils.lr_schedule import set_lr
+from train_utils.metric_logger import MetricLogger
+from train_utils.nonfinite import NonFiniteGuard
 from train_utils.train_eval_utils import (
     EMPTY_ROW,
     detect,
@@ -130,6 +133,83 @@ def test_a_loss_that_is_not_finite_names_parts_and_images_and_leaves_the_weights
     with pytest.raises(InputError, match=r"loss_count nan.*picture_0\.jpg"):
         train(model, batches)
     assert model.weight.item() == 2.0
+
+
+class Bursting(Toy):
+    """Its loss is not a number at the given calls."""
+
+    def __init__(self, *calls):
+        super().__init__()
+        self.calls, self.bursting = 0, calls
+
+    def forward(self, images, targets=None):
+        losses = super().forward(images, targets)
+        self.calls += 1
+        return {**losses, "loss_zero": losses["loss_zero"] * (math.nan if self.calls - 1 in self.bursting else 1)}
+
+
+def test_a_step_left_out_changes_nothing_and_counts_nothing(capsys):
+    expected, model = Toy(), Bursting(1)
+    train(expected, loader([1, 1]))
+    (mean_loss, _), _ = train(model, loader([1, 1, 1]), guard=NonFiniteGuard("skip"))
+    assert model.weight.item() == expected.weight.item()
+    assert mean_loss.item() == pytest.approx((1.0 + 0.8**2) / 2) and "picture_1.jpg" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("call", [0, 1])
+def test_a_step_left_out_takes_its_whole_window_along(call):
+    expected, model = Toy(), Bursting(call)
+    train(expected, loader([1, 1]), accumulate=2)
+    train(model, loader([1, 1, 1, 1]), accumulate=2, guard=NonFiniteGuard("skip"))
+    assert model.weight.item() == pytest.approx(expected.weight.item())
+
+
+def test_rolling_back_takes_the_weights_saved_last():
+    model, saved, seen = Bursting(2), {}, []
+
+    def after_step(done):
+        seen.append(model.weight.item())
+        if done == 1:
+            saved.update({name: value.clone() for name, value in model.state_dict().items()})
+
+    guard = NonFiniteGuard("rollback", restore=lambda: model.load_state_dict(saved))
+    train(model, loader([1] * 4), after_step=after_step, guard=guard)
+    after_1 = 2.0 - 0.1 * 2
+    after_2 = after_1 - 0.1 * 2 * (after_1 - 1)
+    assert seen == pytest.approx([after_1, after_2, after_1, after_2])  # back, and on with the next batch
+
+
+class Rest(Loader):
+    """A loader that begins within its epoch, as one with `TrainBatchSampler` does."""
+
+    def __init__(self, whole, first):
+        super().__init__(whole[first:], whole.num_images)
+        self.whole = whole
+
+    def __len__(self):
+        return len(self.whole)
+
+
+@pytest.mark.parametrize("done", [2, 4, 5])
+def test_an_epoch_in_two_parts_is_the_epoch(done):
+    def logger():
+        return MetricLogger(enabled=False)
+
+    options = {"accumulate": 2, "seed": 3, "epoch": 1, "lr_factor": lambda step: 1 / (1 + step)}
+    batches, saved = loader([1, 2, 1, 2, 1]), {}
+    whole, whole_logger = Toy(dropout=0.5), logger()
+
+    def after_step(batches_done):
+        if batches_done == done:
+            saved.update(model=copy.deepcopy(whole.state_dict()), meters=copy.deepcopy(whole_logger.state_dict()))
+
+    expected, _ = train(whole, batches, after_step=after_step, logger=whole_logger, **options)
+    rest, rest_logger = Toy(dropout=0.5), logger()
+    rest.load_state_dict(saved["model"])
+    rest_logger.load_state_dict(saved["meters"])
+    got, _ = train(rest, Rest(batches, done), first_batch=done, logger=rest_logger, **options)
+    assert got == expected and rest.weight.item() == whole.weight.item()
+    assert rest_logger.means() == whole_logger.means() and str(rest_logger) == str(whole_logger)
 
 
 def test_an_empty_loader_says_what_to_do():

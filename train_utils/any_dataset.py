@@ -23,6 +23,13 @@ def height_and_width(dataset: Dataset | Sequence, index: int) -> tuple[int, int]
     return tuple(dataset[index][0].shape[-2:])
 
 
+def image_path(dataset: Dataset | Sequence, index: int) -> str:
+    """The path of an image, for messages; "image 7" where the data set knows no paths."""
+    while isinstance(dataset, Subset):
+        dataset, index = dataset.dataset, dataset.indices[index]
+    return dataset.image_path(index) if hasattr(dataset, "image_path") else f"image {index}"
+
+
 def class_names_of(dataset: Dataset | Sequence, num_classes: int) -> list[str]:
     """Names without background; the numbers "1".. where nobody knows any."""
     base, _ = _unwrap(dataset)
@@ -36,7 +43,7 @@ def ground_truth_of(dataset: Dataset | Sequence) -> dict:
     `difficult` and `area` count where they are there.
     """
     base, indices = _unwrap(dataset)
-    if not _has_ground_truth(base):
+    if not has_annotations(dataset):
         return _from_targets(dataset)
     truth = base.ground_truth()
     return truth if base is dataset else _select_images(truth, indices)
@@ -68,6 +75,12 @@ def _unwrap(dataset: Dataset | Sequence) -> tuple[Dataset | Sequence, np.ndarray
     for part in reversed(parts):
         indices = indices[part]  # negative ones count from the end, as a `Subset` takes them
     return dataset, indices
+
+
+def has_annotations(dataset: Dataset | Sequence) -> bool:
+    """Whether the ground truth can be had without reading the images."""
+    base, _ = _unwrap(dataset)
+    return _has_ground_truth(base)
 
 
 def _has_ground_truth(dataset: Dataset | Sequence) -> bool:

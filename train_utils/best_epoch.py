@@ -21,3 +21,8 @@ def evaluations_since_best(rows: Sequence[dict], metric: str, first_epoch: int =
     rows = [row for row in rows if row["epoch"] >= first_epoch]
     epochs = [epoch for epoch, _ in scores(rows, metric)]
     return len(epochs) - 1 - epochs.index(best_epoch(rows, metric)) if epochs else 0
+
+
+def out_of_patience(rows: Sequence[dict], metric: str, patience: int, first_epoch: int = 0) -> bool:
+    """Whether `patience` evaluations in a row brought nothing better; never with a patience of 0."""
+    return 0 < patience <= evaluations_since_best(rows, metric, first_epoch)

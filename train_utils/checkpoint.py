@@ -2,11 +2,12 @@
 
 import os
 import pickle
+import shutil
 import urllib.error
-import zipfile
+import warnings
 from argparse import Namespace
 from collections import OrderedDict, deque
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -14,18 +15,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from train_utils.checkpoint_archive import LEGACY_MAGIC, ZIP_MAGIC, damaged_entry, kind_of
 from train_utils.errors import InputError
+from train_utils.numpy_pickles import NUMPY_GLOBALS
 from train_utils.safetensors_file import load_safetensors
+from train_utils.whole_file import whole_file
 
-# What NumPy's numbers and arrays are stored with, e.g. the best score in files of the 2019 YOLO trainer: the functions that
-# rebuild them, in the modules of NumPy 1 and 2, and the types of numbers. None of it runs code from the file.
-_NUMPY = [
-    np.ndarray,
-    np.dtype,
-    *((rebuild, f"numpy.{core}.multiarray.{rebuild.__name__}")
-      for rebuild in (np.float64(0).__reduce__()[0], np.zeros(0).__reduce__()[0]) for core in ("core", "_core")),
-    *(type(np.dtype(code)) for code in "?bBhHiIlLqQefd"),
-]
+# besides torch's own list: the Namespace of many trainers' settings; bytes, since torch writes empty ones as a call
+SAFE_GLOBALS = [Namespace, (bytes, "builtins.bytes"), *NUMPY_GLOBALS]
 _PLAIN = (type(None), bool, int, float, complex, str, bytes, Tensor, torch.dtype, torch.device, torch.Size)
 
 
@@ -65,7 +62,8 @@ def plain(value: Any) -> Any:
 def save_checkpoint(state: dict, path: str | os.PathLike) -> None:
     """Write `plain(state)` to `path` such that a good file is there at every moment.
 
-    The data goes to a temporary file in the same folder, reaches the disk, is read back, and only then takes the name.
+    Where there is room for it, the data goes to a temporary file in the same folder, is read back, reaches the disk, and
+    only then takes the name.
 
     Raises:
         OSError: the disk is full or refuses; the file that was there before is untouched, nothing is left over.
@@ -73,59 +71,76 @@ def save_checkpoint(state: dict, path: str | os.PathLike) -> None:
     """
     path = Path(path)
     state = plain(state)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with open(temporary, "wb") as file:
-            torch.save(state, file)
-            file.flush()
-            os.fsync(file.fileno())
-        damaged = damaged_entry(temporary)
-        if damaged:
-            raise OSError(f"what was written does not read back ({damaged})")
-        os.replace(temporary, path)
-        _flush_folder(path.parent)
-    except (OSError, RuntimeError) as error:  # torch reports a failed write as RuntimeError
-        raise OSError(f"{path}: not written ({error}); free some space or choose another --output-dir") from error
-    finally:
-        temporary.unlink(missing_ok=True)
+        with whole_file(path, flush_folder=True) as temporary:
+            _check_room(state, path.parent)
+            with open(temporary, "wb") as file:  # by Python: torch's own writer takes ASCII names only
+                torch.save(state, file)
+            damaged = damaged_entry(temporary)
+            if damaged:
+                raise OSError(f"what was written does not read back: {damaged}")
+    except RuntimeError as error:
+        reason = _failed_write(error)
+        if reason is None:
+            raise
+        raise OSError(f"{path}: not written ({reason}); free some space or choose another place") from error
 
 
-def damaged_entry(path: str | os.PathLike) -> str | None:
-    """What is wrong with a checkpoint as a zip file, or None if every byte matches its check sum.
+def _check_room(state: dict, folder: Path) -> None:
+    """Raise OSError if the disk cannot hold the state: sooner, and without filling it to the brim for others."""
+    storages = {(storage.device, storage.data_ptr()): storage.nbytes() for storage in _storages(state)}
+    needed = sum(storages.values()) + 512 * len(storages) + (1 << 20)
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise OSError(f"the file needs {needed / 1e6:.1f} MB and the disk has {free / 1e6:.1f} MB left")
 
-    torch itself reads a file with a flipped bit without a word.
-    """
-    try:
-        with zipfile.ZipFile(path) as archive:
-            bad = archive.testzip()
-    except (OSError, zipfile.BadZipFile, EOFError, ValueError) as error:
-        return str(error) or type(error).__name__
-    return f"check sum of {bad}" if bad else None
+
+def _storages(value: Any) -> Iterator[torch.UntypedStorage]:
+    if isinstance(value, Tensor):
+        yield value.untyped_storage()
+    elif isinstance(value, (Mapping, list, tuple, set)):
+        for entry in value.values() if isinstance(value, Mapping) else value:
+            yield from _storages(entry)
+
+
+def _failed_write(error: BaseException) -> str | None:
+    """Why a file could not be written, if that is what a RuntimeError of torch's says; None for any other trouble."""
+    link = error
+    while link is not None:
+        if isinstance(link, OSError):
+            return link.strerror or str(link)
+        link = link.__cause__ or link.__context__
+    text = str(error).partition("\n")[0]
+    return text if "PytorchStreamWriter" in text or "inline_container" in text else None
 
 
 def load_checkpoint(path: str | os.PathLike) -> dict:
     """The dict in a checkpoint, on the CPU, as plain data: at its top level a stored argparse.Namespace comes back as a
-    dict, a number or an array of NumPy as a number or a list.
+    dict, and everywhere a number of NumPy as a number; an array of NumPy at the top level as a list.
 
     Files of `torch.save` old and new are read, bare state dicts too, and a file named .safetensors (see safetensors_file).
+    Whoever made the file, no code of it runs.
 
     Raises:
         FileNotFoundError: no such file.
-        InputError: the file is damaged or cut short, is no checkpoint, or holds Python objects other than plain data.
+        InputError: the file is damaged or cut short, is no checkpoint, or holds Python objects other than plain data; or
+            this PyTorch is older than 2.10.
     """
     path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such checkpoint file; check the path")
+    if torch.__version__ < (2, 10):
+        raise InputError(f"{path}: PyTorch {torch.__version__} does not read files of others safely; install 2.10 or newer")
+    _check_is_file(path)
     if path.suffix == ".safetensors":
         return load_safetensors(path)
-    with open(path, "rb") as file:
-        is_zip = file.read(4) == b"PK\x03\x04"
-    damaged = damaged_entry(path) if is_zip else None
-    if damaged:
-        raise InputError(f"{path}: the file is damaged or cut short ({damaged}); copy it again or take another one")
     try:
-        with torch.serialization.safe_globals([Namespace, *_NUMPY]):  # the course repository's and torchvision's files have one
+        _check_format(path)
+        with torch.serialization.safe_globals(SAFE_GLOBALS), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of what torch thinks of the file: it is said below
             loaded = torch.load(path, map_location="cpu", weights_only=True)
+    except InputError:
+        raise
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror or error}); check its permissions and the disk") from error
     except Exception as error:  # the readers raise a dozen types for files that are something else
         raise InputError(f"{path}: {_why_not_loaded(error)}") from error
     if not isinstance(loaded, dict):
@@ -135,7 +150,29 @@ def load_checkpoint(path: str | os.PathLike) -> dict:
 
 
 def _plain_entry(entry: Any) -> Any:
-    return vars(entry) if isinstance(entry, Namespace) else plain(entry) if isinstance(entry, (np.generic, np.ndarray)) else entry
+    return vars(entry) if isinstance(entry, Namespace) else entry.tolist() if isinstance(entry, np.ndarray) else entry
+
+
+def _check_format(path: Path) -> None:
+    """Raise InputError for a file that was not written by `torch.save`, or that is not as it was written."""
+    with open(path, "rb") as file:
+        head = file.read(512)
+    if head.startswith(ZIP_MAGIC):
+        damaged = damaged_entry(path)
+        if damaged:
+            raise InputError(f"{path}: the file is damaged or cut short ({damaged}); copy it again or take another one")
+    elif not head.startswith(LEGACY_MAGIC):
+        raise InputError(f"{path}: not a readable PyTorch checkpoint but {kind_of(head)}; give a file that torch.save wrote")
+
+
+def _check_is_file(path: Path) -> None:
+    try:
+        if path.is_file():
+            return
+        found = "is a folder; name the checkpoint file in it" if path.is_dir() else "no such checkpoint file; check the path"
+    except OSError as error:  # a folder that must not be looked into
+        raise InputError(f"{path}: cannot be read ({error.strerror or error}); check its permissions") from error
+    raise FileNotFoundError(f"{path}: {found}")
 
 
 def _why_not_loaded(error: Exception) -> str:
@@ -167,14 +204,3 @@ def fetch_url(url: str, offline_hint: str) -> dict:
     except (RuntimeError, pickle.UnpicklingError, EOFError) as error:
         cached = Path(torch.hub.get_dir(), "checkpoints", name)
         raise InputError(f"{name} is damaged ({error}): delete {cached} and try again, or {offline_hint}") from error
-
-
-def _flush_folder(folder: Path) -> None:
-    """Make a new name in a folder survive a power cut; Windows cannot open folders and does not need it."""
-    if os.name == "nt":
-        return
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

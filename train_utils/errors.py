@@ -1,9 +1,12 @@
-"""How a user's mistake ends: one sentence on stderr and exit code 2, without a traceback."""
+"""How a user's mistake or Ctrl-C ends: one sentence on stderr and an exit code, without a traceback."""
 
 import contextlib
 import os
 import sys
 from collections.abc import Iterator
+from typing import NoReturn
+
+INTERRUPTED = 130  # exit code after Ctrl-C, 128 + SIGINT as shells have it
 
 
 class InputError(ValueError):
@@ -18,15 +21,21 @@ class LossNotFinite(InputError):
 def one_sentence_errors(*kinds: type[Exception]) -> Iterator[None]:
     """Turn `InputError`, the given further kinds, and errors of the file system into one sentence and exit code 2.
 
-    Every other exception is a bug and keeps its traceback.
+    Ctrl-C ends in one line too, with exit code 130. Every other exception is a bug and keeps its traceback.
     """
     try:
         yield
     except (InputError, OSError, *kinds) as error:
-        rank = os.environ.get("RANK", "0")
-        who = f"[process {rank}] " if rank != "0" else ""
-        print(f"{who}error: {sentence(error)}", file=sys.stderr, flush=True)
-        sys.exit(2)
+        _leave(sentence(error), 2)
+    except KeyboardInterrupt:
+        _leave("interrupted", INTERRUPTED)
+
+
+def _leave(message: str, code: int) -> NoReturn:
+    rank = os.environ.get("RANK", "0")
+    who = f"[process {rank}] " if rank != "0" else ""
+    print(f"{who}error: {message}", file=sys.stderr, flush=True)
+    sys.exit(code)
 
 
 def sentence(error: Exception) -> str:

@@ -44,13 +44,22 @@ class SmoothedValue:
 
     @property
     def median(self) -> float:
-        """Median of the last values; the mean of all where none is at hand, as after `load_state_dict`."""
-        return statistics.median(self.recent) if self.recent else self.global_avg
+        """Median of the last values, 0 before the first."""
+        return statistics.median(self.recent) if self.recent else 0.0
 
     @property
     def value(self) -> float:
-        """The last value."""
-        return self.recent[-1] if self.recent else self.global_avg
+        """The last value, 0 before the first."""
+        return self.recent[-1] if self.recent else 0.0
+
+    def state_dict(self) -> dict:
+        """Everything, as plain data."""
+        return {"total": self.total, "count": self.count, "recent": list(self.recent)}
+
+    def load_state_dict(self, state: dict) -> None:
+        """Go on from `state_dict()`."""
+        self.total, self.count = state["total"], state["count"]
+        self.recent.extend(state["recent"])
 
     def __str__(self) -> str:
         return self.fmt.format(value=self.value, median=self.median, global_avg=self.global_avg)
@@ -68,6 +77,7 @@ class MetricLogger:
         bar: a progress bar instead of lines; default: if standard error is a terminal.
 
     Attributes:
+        seconds: that the loop took so far, those before a restart included.
         on_show: called with (number of the batch, batches of the epoch) at every batch that has a line in a log.
     """
 
@@ -76,6 +86,12 @@ class MetricLogger:
         self.enabled = is_main_process() if enabled is None else enabled
         self.bar = sys.stderr.isatty() if bar is None else bar
         self.on_show: Callable[[int, int], None] | None = None
+        self._seconds_before = 0.0
+        self._began: float | None = None  # when the loop under way began
+
+    @property
+    def seconds(self) -> float:
+        return self._seconds_before + (time.perf_counter() - self._began if self._began is not None else 0.0)
 
     def update(self, n: int = 1, **values: float) -> None:
         """Add Python floats by name, each standing for `n` iterations."""
@@ -89,14 +105,14 @@ class MetricLogger:
         return {name: meter.global_avg for name, meter in self.meters.items()}
 
     def state_dict(self) -> dict:
-        """Sums and counts, for a checkpoint in the middle of an epoch."""
-        return {name: {"total": meter.total, "count": meter.count} for name, meter in self.meters.items()}
+        """The meters and the seconds, for a checkpoint in the middle of an epoch."""
+        return {"meters": {name: meter.state_dict() for name, meter in self.meters.items()}, "seconds": self.seconds}
 
     def load_state_dict(self, state: dict) -> None:
         """Go on from `state_dict()`."""
-        for name, sums in state.items():
-            meter = self.meters.setdefault(name, SmoothedValue(fmt=FORMATS.get(name, LOSS_FORMAT)))
-            meter.total, meter.count = sums["total"], sums["count"]
+        self._seconds_before = state["seconds"]
+        for name, values in state["meters"].items():
+            self.meters.setdefault(name, SmoothedValue(fmt=FORMATS.get(name, LOSS_FORMAT))).load_state_dict(values)
 
     def __str__(self) -> str:
         names = sorted(self.meters, key=lambda name: {"lr": 0, "loss": 1}.get(name, 2))  # the rest as it came
@@ -114,7 +130,7 @@ class MetricLogger:
         """
         total = start + len(loader) if total is None else total
         display = tqdm(total=total, initial=start, desc=header, disable=not (self.enabled and self.bar))
-        began = end = time.perf_counter()
+        self._began = end = time.perf_counter()
         step_time, data_time = SmoothedValue(fmt="{median:.4f}"), SmoothedValue(fmt="{median:.4f}")
         number = start - 1
         try:
@@ -134,7 +150,9 @@ class MetricLogger:
                     print(self.line(header, number, total, f"eta: {eta}", f"time: {step_time}  data: {data_time}"), flush=True)
         finally:
             display.close()
-        self._sum_up(header, time.perf_counter() - began, number + 1 - start)
+            seconds = time.perf_counter() - self._began
+            self._seconds_before, self._began = self.seconds, None
+        self._sum_up(header, seconds, number + 1 - start)
 
     def line(self, header: str, number: int, total: int, eta: str, times: str) -> str:
         """What is printed after batch `number` of `total`."""

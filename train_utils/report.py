@@ -1,6 +1,5 @@
 """What a run says: the class table before it, the metrics and pictures of an evaluation, the last words."""
 
-import json
 from collections import Counter
 
 import torch
@@ -27,7 +26,7 @@ def say_classes(data_sets: dict) -> None:
 
 
 def epoch_row(
-    epoch: int, mean_loss: Tensor, lr: float, logger: MetricLogger, seconds: float, images: int, device: torch.device
+    epoch: int, mean_loss: Tensor, lr: float, logger: MetricLogger, images: int, device: torch.device
 ) -> dict:
     """The results of an epoch's training as a row for `RunFolder.add_row`; memory is the peak on a CUDA device in MiB."""
     parts = {name: meter.global_avg for name, meter in logger.meters.items() if name.startswith("loss_")}
@@ -38,8 +37,8 @@ def epoch_row(
         "mean_loss": mean_loss.item(),
         "lr": lr,
         **parts,
-        "seconds": seconds,
-        "images_per_second": images / seconds,
+        "seconds": logger.seconds,
+        "images_per_second": images / logger.seconds,
         "memory_mb": memory,
     }
 
@@ -66,8 +65,9 @@ def report_evaluation(run: RunFolder, result: CocoResult, detections: dict, val_
         "per_class": result.per_class,
     }
     run.write_metrics(metrics)
-    (run.path / "detections.json").write_text(json.dumps(to_coco_json(truth, detections)))
-    draw_validation(val_set, truth, detections, run.path / "predictions.png")
+    run.write_detections(to_coco_json(truth, detections))
+    with run.keep_going("predictions.png"):
+        draw_validation(val_set, truth, detections, run.path / "predictions.png")
     return metrics
 
 

@@ -1,25 +1,42 @@
-"""What a run saves to go on later, and what must fit when it does."""
+"""Where a run goes on, and what must fit when it does."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import torch
-from torch import nn
 
 from train_utils.checkpoint import load_checkpoint, save_checkpoint
 from train_utils.distributed_utils import broadcast_object, is_main_process, say
 from train_utils.errors import InputError
 from train_utils.rebuild import script_hash
 from train_utils.run_folder import RunFolder, find_resume
+from train_utils.training_state import software
 
 # settings that may differ between a run and its continuation without a word
 VOLATILE = {
-    "resume", "weights", "weights_backbone", "notes", "device", "rank", "world_size", "gpu", "distributed", "output_dir",
-    "workers", "print_freq",
+    "resume", "resume_anyway", "weights", "weights_backbone", "notes", "device", "rank", "world_size", "gpu", "distributed",
+    "dist_url", "output_dir", "workers", "print_freq", "save_every_steps", "save_every_minutes", "keep_last", "tensorboard",
 }
+# settings without which a run cannot be continued exactly: they decide which images meet in which step
+OF_THE_ORDER = ("batch_size", "accumulate", "nominal_batch", "world_size", "seed", "aspect_ratio_group_factor")
 # what of the model may be changed by the command line of a continuation or a test
 THRESHOLDS = {"box_score_thresh", "box_nms_thresh", "box_detections_per_img",  # Faster R-CNN's names
               "score_thresh", "nms_thresh", "detections_per_img"}
+
+
+class RunIsComplete(SystemExit):
+    """`--resume auto` found a run with nothing left to do, which is no failure: exit code 0."""
+
+
+@dataclass
+class Position:
+    """Where a run stands: `batches_done` of the batches of `epoch`, all of them if only its evaluation lacks.
+
+    meters: of the logger of that epoch, see `MetricLogger.state_dict`; None at its beginning.
+    """
+
+    epoch: int = 0
+    batches_done: int = 0
+    meters: dict | None = None
 
 
 def find_resume_path(resume: str | None, output_dir: str) -> Path | None:
@@ -43,58 +60,29 @@ def open_run(settings: dict, default: str, resume_path: Path | None, class_names
         default: the folder where no `--output-dir` is given.
         options: of `RunFolder`.
     """
-    folder = Path(settings["output_dir"] or default)
-    if resume_path and (settings["resume"] == "auto" or not settings["output_dir"]):
+    folder, auto = Path(settings["output_dir"] or default), settings["resume"] == "auto"
+    if resume_path and (auto or not settings["output_dir"]):
         folder = resume_path.parent
     goes_on = resume_path is not None and folder.resolve() == resume_path.parent.resolve()
-    run = RunFolder(folder, resume=goes_on, enabled=is_main_process(), **options)
+    run = RunFolder(folder, resume=goes_on, take_over=auto, enabled=is_main_process(), **options)
     run.write_args(settings)
     run.write_classes(class_names)
     say(f"run folder: {run.path}")
     return run
 
 
-def training_state(
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    scaler: torch.amp.GradScaler,
-    ema: nn.Module | None,
-    epoch: int,
-    *,
-    model_args: dict,
-    class_names: list[str],
-    category_ids: list[int],
-    settings: dict,
-    script: Path,
-) -> dict:
-    """Everything needed to go on after `epoch`, and to rebuild the model without the command line.
+def check_resume(
+    checkpoint: dict, path: Path, *, class_names: list[str], settings: dict, script: Path, data: dict | None = None
+) -> list[str]:
+    """Refuse what cannot be continued; returns what differs from what the run began with, for the log.
 
     Args:
-        model: without DistributedDataParallel around it.
-        category_ids: the data set's own id of each class, for results in its numbering.
-        settings: the script's flags, `vars(args)`.
-        script: the file of the script, whose `create_model(model_args, class_names)` rebuilds the model.
-    """
-    return {
-        "model": model.state_dict(),
-        "optimizer": optimizer.state_dict(),
-        "scaler": scaler.state_dict(),
-        "ema": ema.state_dict() if ema else None,
-        "epoch": epoch,
-        "args": settings,
-        "model_args": model_args,
-        "class_names": class_names,
-        "category_ids": category_ids,
-        "script": script.stem,
-        "script_hash": script_hash(script),
-    }
-
-
-def check_resume(checkpoint: dict, path: Path, *, class_names: list[str], settings: dict, script: Path) -> list[str]:
-    """Refuse what cannot be continued; returns the settings that differ from those the run began with, for the log.
+        settings: the script's flags, `vars(args)`; with "resume_anyway", what makes a continuation inexact is only named.
+        data: the `fingerprint` of each data set; None to test.
 
     Raises:
-        InputError: another script's checkpoint, another class list, another backbone, or nothing left to do.
+        InputError: another script's checkpoint, another class list, another backbone, other data or batches, or no epoch left.
+        RunIsComplete: nothing left to do, with `--resume auto`.
     """
     if checkpoint.get("script") != script.stem:
         writer = checkpoint.get("script")
@@ -105,18 +93,63 @@ def check_resume(checkpoint: dict, path: Path, *, class_names: list[str], settin
             f"{path} has the classes {', '.join(checkpoint['class_names'])}; the data has {', '.join(class_names)}: "
             "to train on other classes start a new run with --weights"
         )
-    old = checkpoint["args"]
+    old, testing = checkpoint["args"], settings["test_only"]
     for name in ("backbone", "net", "opt"):
-        if name in settings and not (name == "opt" and settings["test_only"]) and old.get(name) != settings[name]:
+        if name in settings and not (name == "opt" and testing) and old.get(name) != settings[name]:
             raise InputError(f"{path} has --{name} {old.get(name)}, the command says {settings[name]}: make them equal")
-    done = checkpoint["epoch"] + 1
-    if done >= settings["epochs"] and not settings["test_only"]:
-        raise InputError(f"{path} has done {done} epochs and --epochs is {settings['epochs']}: raise it to go on")
-    return [
+    if not testing:
+        _check_epochs_left(checkpoint, path, settings)
+    inexact = [] if testing else _inexact(checkpoint, settings, data or {})
+    if inexact and not settings["resume_anyway"]:
+        raise InputError(f"{path} cannot be continued exactly: {'; '.join(inexact)}. Undo that, or add --resume-anyway")
+    harmless = [
         f"{name} {old[name]} -> {value}"
         for name, value in settings.items()
-        if name not in VOLATILE and name in old and old[name] != value
+        if name not in VOLATILE and name not in OF_THE_ORDER and name in old and old[name] != value
     ]
+    if "script_hash" in checkpoint and checkpoint["script_hash"] != script_hash(script):
+        harmless.append(f"{script.name} itself")
+    then, now = checkpoint.get("software", {}), software()
+    harmless += [f"{name} {then[name]} -> {now[name]}" for name in then if then[name] != now[name]]
+    return inexact + harmless
+
+
+def _check_epochs_left(checkpoint: dict, path: Path, settings: dict) -> None:
+    done = checkpoint["epoch"] + (checkpoint.get("step_in_epoch") is None)
+    if done < settings["epochs"]:
+        return
+    if settings["resume"] == "auto":
+        say(f"{path}: all {done} epochs are done; a larger --epochs goes on")
+        raise RunIsComplete(0)
+    raise InputError(f"{path} has done {done} epochs and --epochs is {settings['epochs']}: raise it to go on")
+
+
+def _inexact(checkpoint: dict, settings: dict, data: dict) -> list[str]:
+    """What of the settings and the data would make a continuation another run."""
+    old = checkpoint["args"]
+    found = [f"--{name.replace('_', '-')} was {old[name]} and is {settings[name]}" if name != "world_size" else
+             f"it ran on {old[name]} process(es), now on {settings[name]}"
+             for name in OF_THE_ORDER if name in old and name in settings and old[name] != settings[name]]
+    for name, now in data.items():
+        then = checkpoint.get("data", data)[name]
+        if then["hash"] != now["hash"]:
+            found.append(f"the {name} data is not the same ({_counts(then)} then, {_counts(now)} now)")
+    return found
+
+
+def _counts(data: dict) -> str:
+    return f"{data['images']} images" + (f" with {data['objects']} objects" if data["objects"] is not None else "")
+
+
+def find_position(checkpoint: dict, num_batches: int, accumulate: int) -> Position:
+    """Where to go on: if an epoch has another number of batches now, as far into it as before, where an optimiser step begins."""
+    done = checkpoint.get("step_in_epoch")
+    if done is None:
+        return Position(checkpoint["epoch"] + 1)
+    before = checkpoint["batches_in_epoch"]
+    if before != num_batches:
+        done = num_batches if done == before else done * num_batches // before // accumulate * accumulate
+    return Position(checkpoint["epoch"], done, checkpoint["meters"])
 
 
 def merge_model_args(stored: dict, wanted: dict) -> tuple[dict, list[str]]:
@@ -127,28 +160,19 @@ def merge_model_args(stored: dict, wanted: dict) -> tuple[dict, list[str]]:
     return merged, kept
 
 
-def restore_best(folder: Path, resume_path: Path, epoch: int, best: int | None) -> None:
+def restore_best(folder: Path, resume_path: Path, position: Position, best: int | None) -> None:
     """Make best.pth of a continued run the checkpoint of its best epoch so far, or remove one from an abandoned future.
 
     Args:
         folder: of the run that goes on; may be another than the checkpoint's.
-        epoch: of the checkpoint that is continued.
+        position: where it goes on.
         best: the best epoch among the rows it holds.
     """
     source, target = resume_path.parent / "best.pth", folder / "best.pth"
-    if best == epoch:
+    if best == position.epoch - 1 and position.meters is None:  # the checkpoint of that very epoch
         source = resume_path
     elif best is None or not source.is_file() or load_checkpoint(source)["epoch"] != best:
         target.unlink(missing_ok=True)
         return
     if source.resolve() != target.resolve():
         save_checkpoint(load_checkpoint(source), target)
-
-
-def restore_optimizer(optimizer: torch.optim.Optimizer, state: dict) -> None:
-    """Momentum and the like from a checkpoint; rates and decay stay those of this command."""
-    settings = [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
-    optimizer.load_state_dict(state)
-    for group, own in zip(optimizer.param_groups, settings):
-        group.update(own)
-        group["initial_lr"] = own["lr"]

@@ -6,36 +6,32 @@
     run.save(state, epoch, is_best)                                                   # last.pth, best.pth
 
 A resumed run sets `run.rows = checkpoint["rows"]` before its first row. All results files are rewritten from the rows,
-so that no row is ever lost or doubled.
+so that no row is ever lost or doubled. last.pth is written last: when it is there, so is all that it speaks of. A disk
+that is full does not end a training: what could not be written is told, and written again after the next epoch.
 """
 
+import contextlib
 import csv
-import datetime
 import io
 import json
 import os
-import platform
 import re
-import shlex
 import shutil
-import subprocess
-import sys
 import warnings
-from collections.abc import Callable
-from importlib import metadata
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import torch
 from PIL import Image
 
 from train_utils.checkpoint import damaged_entry, plain, save_checkpoint
 from train_utils.coco_eval import STAT_NAMES
 from train_utils.errors import InputError
 from train_utils.metric_logger import MetricLogger
+from train_utils.surroundings import surroundings
 from train_utils.tensorboard import EventFiles
 from train_utils.whole_file import whole_file
 
-_PACKAGES = ("torch", "torchvision", "numpy", "pycocotools", "Pillow")
+NEW = "new.pth"  # a checkpoint on its way to become last.pth
 
 
 def unused_folder(path: str | os.PathLike) -> Path:
@@ -79,6 +75,7 @@ class RunFolder:
     Args:
         output_dir: where to write. A new run takes the first unused of `output_dir`, `output_dir-2`, ...
         resume: continue in `output_dir` itself.
+        take_over: a new run may also take `output_dir` from a run that ended before it saved a checkpoint.
         enabled: False on all processes but the first of a group: nothing is touched, and `path` stays `output_dir`.
         plot_functions: `plot_curve`'s (plot_loss_and_lr, plot_map), called after every row.
         keep_last: how many `model_<epoch>.pth` to keep, beside `last.pth` and `best.pth`.
@@ -98,6 +95,7 @@ class RunFolder:
         self,
         output_dir: str | os.PathLike,
         resume: bool = False,
+        take_over: bool = False,
         enabled: bool = True,
         plot_functions: tuple[Callable, Callable] | None = None,
         keep_last: int = 0,
@@ -113,11 +111,20 @@ class RunFolder:
         self.rows: list[dict] = []
         self.path = Path(output_dir)
         if enabled:
-            self._open(resume)
+            self._open(resume or take_over and _has_no_checkpoint(self.path))
         self.events = EventFiles(self.path / "tensorboard") if enabled and tensorboard else None
 
     def _open(self, resume: bool) -> None:
         self.path = writable_folder(self.path) if resume else fresh_folder(self.path)
+        (self.path / NEW).unlink(missing_ok=True)  # of a process that was killed while it saved
+
+    @contextlib.contextmanager
+    def keep_going(self, name: str) -> Iterator[None]:
+        """A file `name` that cannot be written inside is a warning, and the training goes on."""
+        try:
+            yield
+        except OSError as error:
+            print(f"warning: {name} is not up to date: {error}. Training goes on, and the next epoch writes it again", flush=True)
 
     def write_args(self, args: dict) -> None:
         """args.json: the resolved settings, and what they ran on (versions, hardware, git commit, date, command)."""
@@ -138,11 +145,16 @@ class RunFolder:
     def save_picture(self, picture: Image.Image, name: str) -> None:
         """Write a picture as `name`, which ends in .png or .jpg."""
         if self.enabled:
-            picture.save(self.path / name)
+            with self.keep_going(name):
+                picture.save(self.path / name)
 
     def write_metrics(self, metrics: dict) -> None:
         """metrics.json: the nested results (coco, voc07, voc12, per_class) of the last evaluation."""
         self._write_json("metrics.json", metrics)
+
+    def write_detections(self, detections: list[dict]) -> None:
+        """detections.json: COCO results of the last evaluation."""
+        self._write("detections.json", json.dumps(detections))
 
     def add_row(self, row: dict) -> None:
         """Take the results of an epoch: results.txt, results.csv and the curves are written anew.
@@ -157,9 +169,11 @@ class RunFolder:
         self._write("results.txt", "".join(results_line(row) + "\n" for row in self.rows))
         self._write("results.csv", results_table(self.rows))
         if self.plot_functions:
-            self._plot(*self.plot_functions)
+            with self.keep_going("loss_and_lr.png or mAP.png"):
+                self._plot(*self.plot_functions)
         if self.events:
-            self.events.add_epoch(self.rows, self.path / "predictions.png" if row["stats"] else None)
+            with self.keep_going("tensorboard"):
+                self.events.add_epoch(self.rows, self.path / "predictions.png" if row["stats"] else None)
 
     def watch(self, logger: MetricLogger, epoch: int) -> None:
         """With TensorBoard: write what `logger` shows during an epoch."""
@@ -180,36 +194,67 @@ class RunFolder:
         ap50 = [values[STAT_NAMES.index("AP50")] for values in stats]
         plot_map(ap50, path=self.path / "mAP.png", ap=[values[0] for values in stats], **shared)
 
-    def save(self, state: dict, epoch: int, is_best: bool = False) -> None:
-        """Write `state`, with this run's rows as "rows", to last.pth and to the files that are due.
+    def save(self, state: dict, epoch: int, is_best: bool = False, finished: bool = True) -> bool:
+        """Write `state`, with this run's rows as "rows", to last.pth and, after a finished epoch, to the files that are due.
 
         The file before is kept as last.prev.pth. best.pth (if `is_best`), model_<epoch>.pth (if `keep_last`) and
         backup<epoch>.pth (if `keep_every`) are hard links to the same data, where the file system has them.
+
+        Returns:
+            Whether it is on the disk. If not, the files before are as they were.
         """
         if not self.enabled:
-            return
-        last = self.path / "last.pth"
-        if last.exists():
-            _duplicate(last, self.path / "last.prev.pth")
-        save_checkpoint({**state, "rows": self.rows}, last)
-        if is_best:
-            _duplicate(last, self.path / "best.pth")
+            return True
+        last, new = self.path / "last.pth", self.path / NEW
+        try:
+            self._write_checkpoint({**state, "rows": self.rows}, new)
+            if is_best:
+                _duplicate(new, self.path / "best.pth")
+            if finished:
+                self._keep_copies(new, epoch)
+            if last.exists():
+                _duplicate(last, self.path / "last.prev.pth")
+            os.replace(new, last)
+        except OSError as error:
+            print(f"warning: checkpoint of epoch {epoch} not saved: {error}. Training goes on and tries again; "
+                  f"{'the one before is still there' if last.exists() else 'there is none yet'}", flush=True)
+            return False
+        return True
+
+    def _write_checkpoint(self, state: dict, path: Path) -> None:
+        """`save_checkpoint`; where there is no room, model_<epoch>.pth but the newest go, the oldest first."""
+        while True:
+            try:
+                return save_checkpoint(state, path)
+            except OSError:
+                dispensable = self._numbered()[:-1]
+                if not dispensable:
+                    raise
+                print(f"warning: no room for a checkpoint: {dispensable[0].name} is deleted for it", flush=True)
+                dispensable[0].unlink()
+
+    def _keep_copies(self, new: Path, epoch: int) -> None:
         if self.keep_last > 0:
-            _duplicate(last, self.path / f"model_{epoch}.pth")
+            _duplicate(new, self.path / f"model_{epoch}.pth")
             self._prune(epoch)
         if self.keep_every > 0 and epoch > 0 and epoch % self.keep_every == 0:
-            _duplicate(last, self.path / f"backup{epoch}.pth")
+            _duplicate(new, self.path / f"backup{epoch}.pth")
 
     def save_weights(self, state_dict: dict, name: str) -> None:
         """Write a bare state dict as `name`, for weights that other programs are to read."""
         if self.enabled:
-            save_checkpoint(state_dict, self.path / name)
+            with self.keep_going(name):
+                save_checkpoint(state_dict, self.path / name)
+
+    def _numbered(self) -> list[Path]:
+        """The files model_<epoch>.pth by epoch."""
+        files = [file for file in self.path.iterdir() if re.fullmatch(r"model_\d+\.pth", file.name)]
+        return sorted(files, key=_epoch_of)
 
     def _prune(self, epoch: int) -> None:
         """Delete periodic files beyond the newest `keep_last`; later epochs, of a run that was left, are not ours."""
-        found = {int(m[1]): f for f in self.path.iterdir() if (m := re.fullmatch(r"model_(\d+)\.pth", f.name))}
-        for number in sorted(number for number in found if number <= epoch)[: -self.keep_last]:
-            found[number].unlink()
+        for file in [file for file in self._numbered() if _epoch_of(file) <= epoch][: -self.keep_last]:
+            file.unlink()
 
     def _write_json(self, name: str, content: dict) -> None:
         self._write(name, json.dumps(plain(content), indent=2, ensure_ascii=False, default=str) + "\n")
@@ -217,7 +262,7 @@ class RunFolder:
     def _write(self, name: str, text: str) -> None:
         if not self.enabled:
             return
-        with whole_file(self.path / name) as temporary:
+        with self.keep_going(name), whole_file(self.path / name) as temporary:
             temporary.write_text(text, encoding="utf-8", newline="")
 
 
@@ -245,33 +290,6 @@ def results_table(rows: list[dict]) -> str:
     return text.getvalue()
 
 
-def surroundings() -> dict:
-    """What besides the settings decides a result: versions, hardware, git commit of this code, date, command."""
-    cuda = torch.cuda.is_available()
-    return {
-        "versions": {"python": platform.python_version(), **{name: metadata.version(name) for name in _PACKAGES}},
-        "hardware": {
-            "system": platform.platform(),
-            "cpus": os.cpu_count(),
-            "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())] if cuda else [],
-            "cuda": torch.version.cuda if cuda else None,
-        },
-        "git_commit": _git_commit(),
-        "date": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
-        "command": shlex.join(sys.argv),
-    }
-
-
-def _git_commit() -> str | None:
-    """The commit of this code, with "-dirty" if files were changed since; None outside a git repository."""
-    command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
-    try:
-        done = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, timeout=20)
-    except (OSError, subprocess.TimeoutExpired):  # no git on this machine, or a repository too slow to ask
-        return None
-    return done.stdout.strip() or None
-
-
 def find_resume(output_dir: str | os.PathLike) -> Path | None:
     """The newest checkpoint to continue from, None if there is none.
 
@@ -295,12 +313,19 @@ def find_resume(output_dir: str | os.PathLike) -> Path | None:
     return None
 
 
+def _epoch_of(file: Path) -> int:
+    return int(file.stem.removeprefix("model_"))
+
+
+def _has_no_checkpoint(folder: Path) -> bool:
+    """Whether a folder is that of a run of ours that ended before its first checkpoint: there is nothing in it to lose."""
+    return (folder / "args.json").is_file() and all(file.name == NEW for file in folder.glob("*.pth"))
+
+
 def _duplicate(source: Path, target: Path) -> None:
     """`target` becomes a hard link to (or a copy of) `source` in one step; files here are replaced, never changed."""
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    temporary.unlink(missing_ok=True)
-    try:
-        os.link(source, temporary)
-    except OSError:  # a file system without hard links
-        shutil.copy2(source, temporary)
-    os.replace(temporary, target)
+    with whole_file(target) as temporary:
+        try:
+            os.link(source, temporary)
+        except OSError:  # a file system without hard links
+            shutil.copy2(source, temporary)

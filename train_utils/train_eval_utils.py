@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from train_utils.any_dataset import ground_truth_of, indices_of
+from train_utils.any_dataset import ground_truth_of, image_path, indices_of
 from train_utils.bad_samples import BadSamples
 from train_utils.coco_eval import CocoResult, CocoScorer
 from train_utils.distributed_utils import (
@@ -27,10 +27,13 @@ from train_utils.distributed_utils import (
     say,
     unwrap,
 )
-from train_utils.errors import InputError, LossNotFinite
+from train_utils.errors import InputError
+from train_utils.failures import LESS_MEMORY, explain_failures
 from train_utils.freeze import frozen_stay_in_eval
 from train_utils.lr_schedule import set_lr
 from train_utils.metric_logger import MetricLogger
+from train_utils.nonfinite import NonFiniteGuard
+from train_utils.signals import StopSignal, until_stopped
 
 MAX_OVERFLOWS = 10  # fp16: so many steps in a row without a finite loss are no accident
 
@@ -53,6 +56,9 @@ def train_one_epoch(
     seed: int | None = None,
     bad_samples: BadSamples | None = None,
     logger: MetricLogger | None = None,
+    first_batch: int = 0,
+    after_step: Callable[[int], None] | None = None,
+    guard: NonFiniteGuard | None = None,
 ) -> tuple[Tensor, float]:
     """Train for one pass over `data_loader`.
 
@@ -69,6 +75,10 @@ def train_one_epoch(
         seed: reseeds the random choices inside each step from (seed, step, rank); None leaves them alone.
         bad_samples: counts samples that could not be read and stops above its limit.
         logger: meters of the epoch, for the caller to read.
+        first_batch: number of the loader's first batch in the epoch, where those before were done before a restart; all
+            batches may have been.
+        after_step: called with the number of batches done after every optimiser step; may raise to leave.
+        guard: decides what becomes of a loss that is not finite; default: it ends the training.
 
     Returns:
         (mean total loss over the steps and processes as a 1-element tensor, learning rate of group 0 at the last step).
@@ -80,6 +90,7 @@ def train_one_epoch(
     logger = logger if logger is not None else MetricLogger(enabled=is_main_process())
     scaler = scaler if scaler is not None and scaler.is_enabled() else None
     amp_dtype = amp_dtype or (torch.float16 if scaler else None)
+    guard = guard or NonFiniteGuard("stop")
     num_batches = len(data_loader)
     if num_batches == 0:
         raise InputError("the training data does not fill a single batch: lower --batch-size")
@@ -89,34 +100,47 @@ def train_one_epoch(
     frozen_stay_in_eval(model)
     steps_per_epoch = math.ceil(num_batches / accumulate)
     overflows = 0  # in a row; the scaler leaves such fp16 steps out and lowers its scale
-    for i, (images, targets) in enumerate(logger.log_every(data_loader, print_freq, f"Epoch: [{epoch}]")):
-        step, window_start = epoch * steps_per_epoch + i // accumulate, i - i % accumulate
-        window = min(accumulate, num_batches - window_start)  # the last window of an epoch may be shorter
-        last_of_window = i == window_start + window - 1
-        if lr_factor is not None:
-            set_lr(optimizer, lr_factor(step))
-        if seed is not None:
-            seed_step(seed, epoch * num_batches + i)
-        if bad_samples is not None:
-            bad_samples.count(targets)
-        images, targets = to_device(images, targets, device)
-        with no_sync(model, not last_of_window):
-            with autocast(device, amp_dtype):
-                losses = parts_to_sum(model(images, targets))
-            finite = log_losses(reduce_dict(losses), logger)
-            overflows = 0 if finite else overflows + 1
-            if not finite and (scaler is None or overflows > MAX_OVERFLOWS):
-                raise LossNotFinite(not_finite_message(losses, step, targets, data_loader))
-            total = sum(losses.values()) / window
-            (scaler.scale(total) if scaler else total).backward()
-        if last_of_window:
-            optimizer_step(model, optimizer, scaler, clip_grad_norm)
-            if ema is not None:
-                ema.update(unwrap(model))
-        logger.update(lr=optimizer.param_groups[0]["lr"])
+    batches = logger.log_every(data_loader, print_freq, f"Epoch: [{epoch}]", first_batch, num_batches)
+    with explain_failures(LESS_MEMORY) as working_on:
+        for i, (images, targets) in enumerate(batches, first_batch):
+            step, window_start = epoch * steps_per_epoch + i // accumulate, i - i % accumulate
+            window = min(accumulate, num_batches - window_start)  # the last window of an epoch may be shorter
+            last_of_window = i == window_start + window - 1
+            if i == window_start:
+                given_up = False  # whether the gradients of this window are of no use
+            if lr_factor is not None:
+                set_lr(optimizer, lr_factor(step))
+            if seed is not None:
+                seed_step(seed, epoch * num_batches + i)
+            if bad_samples is not None:
+                bad_samples.count(targets)
+            working_on(images, targets)
+            images, targets = to_device(images, targets, device)
+            with no_sync(model, not last_of_window):
+                with autocast(device, amp_dtype):
+                    losses = parts_to_sum(model(images, targets))
+                finite = log_losses(reduce_dict(losses), logger)
+                overflows = 0 if finite else overflows + 1
+                if not finite and (scaler is None or overflows > MAX_OVERFLOWS):
+                    message = not_finite_message(losses, step, targets, data_loader)
+                    guard(message, model, optimizer, (images, targets), losses, step)
+                    given_up = True
+                if not given_up:
+                    total = sum(losses.values()) / window
+                    (scaler.scale(total) if scaler else total).backward()
+            if last_of_window and given_up:
+                optimizer.zero_grad(set_to_none=True)
+            elif last_of_window:
+                optimizer_step(model, optimizer, scaler, clip_grad_norm)
+                if ema is not None:
+                    ema.update(unwrap(model))
+            logger.update(lr=optimizer.param_groups[0]["lr"])
+            if last_of_window and after_step is not None:
+                after_step(i + 1)
     if bad_samples is not None:
         bad_samples.check()
-    return torch.tensor([logger.means().get("loss", math.nan)]), optimizer.param_groups[0]["lr"]
+    means = logger.means()
+    return torch.tensor([means.get("loss", math.nan)]), logger.meters["lr"].value
 
 
 def parts_to_sum(outputs: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -139,17 +163,12 @@ def log_losses(reduced: dict[str, Tensor], logger: MetricLogger) -> bool:
 def not_finite_message(losses: dict[str, Tensor], step: int, targets: list[dict], data_loader: Iterable) -> str:
     """The loss parts and the image files of this process's batch."""
     parts = ", ".join(f"{name} {value.item():.4g}" for name, value in losses.items())
-    paths = ", ".join(image_path_of(data_loader, target) for target in targets)
+    dataset = getattr(data_loader, "dataset", None)
+    paths = ", ".join(image_path(dataset, int(target["image_id"])) for target in targets)
     return (
         f"the loss is not finite at step {step} ({parts}); images of the batch on process {get_rank()}: {paths}. "
         "Usual causes: a learning rate too high for the batch size, or broken boxes in these files"
     )
-
-
-def image_path_of(data_loader: Iterable, target: dict) -> str:
-    """Path of a target's image for messages, or its id where the data set knows no paths."""
-    dataset, index = getattr(data_loader, "dataset", None), int(target["image_id"])
-    return dataset.image_path(index) if hasattr(dataset, "image_path") else f"image {index}"
 
 
 def optimizer_step(
@@ -223,22 +242,29 @@ def detect(
     amp_dtype: torch.dtype | None = None,
     label_map: np.ndarray | None = None,
     print_freq: int = 100,
+    stop: StopSignal | None = None,
 ) -> dict[str, np.ndarray] | None:
     """Detections of a whole data set as flat arrays, gathered once: `image_index`, `labels`, `scores`, `boxes`.
 
     Args:
         label_map: [C_model + 1] the data set's label for each of the model's labels, 0 where it has none (dropped).
+        stop: a signal to break off.
 
     Returns:
         The arrays on rank 0, None on the others. An image that could not be read has no detections.
+
+    Raises:
+        Interrupted: one of the processes got the signal.
     """
     model = unwrap(model)  # DDP's forward would exchange buffers, and the processes have unequal numbers of batches
     broadcast_buffers(model)
     rows: list[tuple[np.ndarray, ...]] = [EMPTY_ROW]
     unreadable: list[str] = []
     progress = MetricLogger(enabled=is_main_process())
-    with eval_mode(model):
-        for images, targets in progress.log_every(data_loader, print_freq, "Test:"):
+    batches = progress.log_every(until_stopped(data_loader, stop), print_freq, "Test:", total=len(data_loader))
+    with eval_mode(model), explain_failures("lower --eval-batch-size") as working_on:
+        for images, targets in batches:
+            working_on(images, targets)
             images, _ = to_device(images, [], device)
             with autocast(device, amp_dtype):
                 outputs = model(images)
@@ -307,19 +333,26 @@ def evaluate(model: nn.Module, data_loader: Iterable, device: torch.device) -> l
 
 @torch.no_grad()
 def validation_losses(
-    model: nn.Module, data_loader: Iterable, device: torch.device, amp_dtype: torch.dtype | None = None, seed: int = 0
+    model: nn.Module,
+    data_loader: Iterable,
+    device: torch.device,
+    amp_dtype: torch.dtype | None = None,
+    seed: int = 0,
+    stop: StopSignal | None = None,
 ) -> dict[str, float]:
     """Mean of every loss over the images of a data set, in evaluation mode.
 
-    Neither BatchNorm statistics nor the global random state change; the choices inside the losses are seeded by image.
+    Neither BatchNorm statistics nor the global random state change; the choices inside the losses are seeded by image. `stop`
+    is as of `detect`.
     """
     model = unwrap(model)
     broadcast_buffers(model)
     totals: dict[str, float] = {}
     num_images = 0
     devices = [device] if torch.device(device).type == "cuda" else []
-    with eval_mode(model), torch.random.fork_rng(devices=devices):
-        for images, targets in data_loader:
+    with eval_mode(model), torch.random.fork_rng(devices=devices), explain_failures("lower --eval-batch-size") as working_on:
+        for images, targets in until_stopped(data_loader, stop):
+            working_on(images, targets)
             torch.manual_seed(seed + int(targets[0]["image_id"]))
             images, targets = to_device(images, targets, device)
             with autocast(device, amp_dtype):
