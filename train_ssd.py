@@ -684,11 +684,11 @@ def main(args: argparse.Namespace) -> None:
     if args.jetson:
         jetson.save_labels(run, class_names)
         jetson.log(f"Start training from epoch {position.epoch}.")
-    if checkpoint and is_main_process():
-        restore_best(run.path, resume_path, position, best_epoch(rows, args.best_metric))
+    if checkpoint:
+        restore_best(run, resume_path, position, best_epoch(rows, args.best_metric))
     bad_samples = BadSamples(args.max_bad_samples)
     guard = NonFiniteGuard(args.on_nonfinite, args.max_nonfinite, run.path,
-                           restore=partial(go_back, run.path / "last.pth", model, optimizer, scaler, ema))
+                           restore=partial(go_back, run, model, optimizer, scaler, ema))
     if checkpoint:
         restore_counts(checkpoint, bad_samples, guard)
     state_of = partial(training_state, model, optimizer, scaler, ema, bad_samples, guard, model_args=model_args,
@@ -705,6 +705,7 @@ def main(args: argparse.Namespace) -> None:
             first_batch = keeper.begin_epoch(epoch, len(train_loader), logger)
             if epoch == args.freeze_epochs > 0 and first_batch == 0:
                 run.save_weights(model.state_dict(), "pretrain.pth")  # as the course repository's two-stage script does
+            if epoch == args.freeze_epochs > position.epoch:
                 wrapped = set_stage(model, args, epoch)
             train_loader.batch_sampler.set_epoch(epoch, first_batch)
             run.watch(logger, epoch)

@@ -19,6 +19,7 @@ Copy this file, edit it, and your copy's checkpoints work in predict.py without 
 import argparse
 import copy
 import os
+import shutil
 import sys
 from dataclasses import dataclass
 from functools import partial
@@ -86,6 +87,7 @@ from train_utils.resume import (
 )
 from train_utils.run_folder import RunFolder
 from train_utils.samplers import TrainBatchSampler
+from train_utils.signals import Interrupted
 from train_utils.train_eval_utils import (
     evaluate_fully,
     label_map,
@@ -826,13 +828,13 @@ def main(args: argparse.Namespace) -> dict | None:
                    tensorboard=args.tensorboard)
     run.rows = rows
     run.write_cfg(model_args["cfg"])
-    if checkpoint and is_main_process():
-        restore_best(run.path, resume_path, position, best_epoch(rows, args.best_metric))
+    if checkpoint:
+        restore_best(run, resume_path, position, best_epoch(rows, args.best_metric))
     elif is_main_process():
         draw_first_batch(run, train_loader, class_names)
     bad_samples = BadSamples(args.max_bad_samples)
     guard = NonFiniteGuard(args.on_nonfinite, args.max_nonfinite, run.path,
-                           restore=partial(go_back, run.path / "last.pth", model, optimizer, scaler, ema))
+                           restore=partial(go_back, run, model, optimizer, scaler, ema))
     if checkpoint:
         restore_counts(checkpoint, bad_samples, guard)
     state_of = partial(training_state, model, optimizer, scaler, ema, bad_samples, guard, model_args=model_args,
@@ -849,6 +851,7 @@ def main(args: argparse.Namespace) -> dict | None:
             first_batch = keeper.begin_epoch(epoch, len(train_loader), logger)
             if epoch == args.freeze_epochs > 0 and first_batch == 0:
                 run.save_weights(model.state_dict(), "pretrain.pth")  # as the course repository's two-stage script does
+            if epoch == args.freeze_epochs > position.epoch:
                 wrapped = set_stage(model, args, epoch)
             train_loader.batch_sampler.set_epoch(epoch, first_batch)
             run.watch(logger, epoch)
@@ -883,7 +886,7 @@ def main(args: argparse.Namespace) -> dict | None:
     # 8. results
     say_best(run, args.best_metric)
     say(*(f"unreadable, replaced by another image: {path}" for path in sorted(bad_samples.paths)))
-    return row
+    return run.rows[-1] if run.rows else None
 
 
 def evolve(args: argparse.Namespace) -> None:
@@ -901,9 +904,13 @@ def evolve(args: argparse.Namespace) -> None:
         trial = copy.deepcopy(args)
         set_hyperparameters(trial, mutate(trials, args.hyperparameters, trial_generator(args.seed, len(trials))))
         trial.notest, trial.output_dir, trial.bucket = True, str(folder / f"trial{len(trials)}"), None
+        shutil.rmtree(trial.output_dir, ignore_errors=True)  # of a trial that was broken off, for it is not in the table
         say(f"trial {len(trials)}: {describe_preset(trial.hyperparameters)}")
         try:
             row = main(trial)
+        except Interrupted:
+            say(f"the same command goes on; trial {len(trials)} begins anew then")
+            raise
         except LossNotFinite as error:
             say(f"trial {len(trials)} counts as 0: {error}")
             row = dict.fromkeys(("precision", "recall", "f1"), 0.0) | {"stats": [0.0] * len(STAT_NAMES)}

@@ -1,5 +1,6 @@
 """When a run is saved within an epoch, what stands in the file, and how a signal makes it leave."""
 
+import contextlib
 import os
 import signal
 
@@ -8,6 +9,7 @@ import torch
 
 from train_utils.checkpoint import load_checkpoint
 from train_utils.checkpointer import Checkpointer
+from train_utils.errors import InputError
 from train_utils.metric_logger import MetricLogger
 from train_utils.resume import Position
 from train_utils.run_folder import RunFolder
@@ -122,7 +124,7 @@ def test_what_is_saved_is_not_saved_again(run, monkeypatch):
 
 def test_weights_that_are_not_finite_are_not_saved(run, capsys):
     weights = Weights()
-    with keeper_of(run, weights, every_steps=1) as keeper:
+    with pytest.raises(InputError, match="not saved in .*run"), keeper_of(run, weights, every_steps=1) as keeper:
         keeper.begin_epoch(0, 3, MetricLogger(enabled=False))
         steps(keeper, weights, 1)
         weights.value = float("nan")
@@ -138,3 +140,30 @@ def test_other_processes_write_nothing(tmp_path):
         keeper.after_step(1)
         keeper.end_epoch(is_best=True)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("room_again", [True, False])
+def test_the_end_of_a_training_is_tried_once_more(run, monkeypatch, room_again):
+    save, tries = RunFolder.save, []
+
+    def full(run, state, epoch, is_best=False, finished=True):
+        tries.append((state["step_in_epoch"], is_best))
+        return save(run, state, epoch, is_best, finished) if room_again and len(tries) == 2 else False
+
+    monkeypatch.setattr(RunFolder, "save", full)
+    expected = contextlib.nullcontext() if room_again else pytest.raises(InputError, match="--resume auto does again")
+    with expected, keeper_of(run) as keeper:
+        keeper.begin_epoch(0, 1, MetricLogger(enabled=False))
+        keeper.after_step(1)
+        keeper.end_epoch(is_best=True)
+    assert tries == [(None, True)] * 2 and (run.path / "best.pth").exists() == room_again
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
+def test_a_run_that_cannot_be_saved_does_not_promise_to_go_on_there(run, monkeypatch, capsys):
+    monkeypatch.setattr(RunFolder, "save", lambda *_, **__: False)
+    with pytest.raises(Interrupted), keeper_of(run) as keeper:
+        keeper.begin_epoch(0, 3, MetricLogger(enabled=False))
+        os.kill(os.getpid(), signal.SIGTERM)
+        keeper.after_step(1)
+    assert "goes on from the checkpoint before" in capsys.readouterr().out

@@ -8,10 +8,12 @@ from runs import equal, rows_without_times
 
 import train_ssd as script
 from train_utils.checkpoint import load_checkpoint
+from train_utils.distributed_utils import say
+from train_utils.metric_logger import MetricLogger
 from train_utils.run_folder import RunFolder
 
-SMALL = ["--net", "small-ssd", "--resolution", "96", "--batch-size", "4", "--lr", "0.01", "--opt", "sgd", "--print-freq", "100",
-         "--device", "cpu", "--workers", "0", "--eval-every", "1", "--epochs", "3", "--keep-last", "3"]
+SMALL = ["--net", "small-ssd", "--resolution", "96", "--batch-size", "4", "--lr", "0.01", "--opt", "sgd", "--print-freq", "1",
+         "--device", "cpu", "--workers", "0", "--eval-every", "1", "--epochs", "3", "--keep-last", "3", "--tensorboard"]
 
 
 def train(data, folder):
@@ -39,7 +41,9 @@ def limited_files(monkeypatch):
     resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")  # the thread that writes event files
 def test_a_training_outlives_a_full_disk(shapes, tmp_path, limited_files, capsys):
+    pytest.importorskip("tensorboard")
     train(shapes, tmp_path / "plenty")
     states = []
     limited_files(100_000, start=0, end=1)  # neither the checkpoint of epoch 0 nor the one before the evaluation of epoch 1 fits
@@ -59,7 +63,7 @@ def test_a_training_outlives_a_full_disk(shapes, tmp_path, limited_files, capsys
                       (2, True, True, None)]
     out = capsys.readouterr().out
     assert out.count("not saved") == 2 and "the one before is still there" in out and "Training goes on and tries again" in out
-    assert "predictions.png" in out  # told as well, and written again
+    assert "predictions.png is not up to date" in out and "tensorboard is not up to date" in out
     names = {path.name for path in (tmp_path / "plenty").iterdir()} - {"model_0.pth"}
     assert {path.name for path in (tmp_path / "full").iterdir()} == names
     assert rows_without_times(tmp_path / "full") == rows_without_times(tmp_path / "plenty")
@@ -84,6 +88,30 @@ def test_old_numbered_files_make_room(tmp_path, monkeypatch, capsys):
     assert run.save({"epoch": 3}, 3) and room
     assert sorted(path.name for path in run.path.glob("model_*.pth")) == ["model_2.pth", "model_3.pth"]
     assert "model_0.pth is deleted" in capsys.readouterr().out
+
+
+def test_other_trouble_than_room_deletes_nothing(tmp_path, monkeypatch):
+    run = RunFolder(tmp_path / "run", keep_last=3)
+    for epoch in range(3):
+        assert run.save({"epoch": epoch}, epoch)
+    before = sorted(path.name for path in run.path.iterdir())
+    monkeypatch.setattr(os, "fsync", lambda handle: (_ for _ in ()).throw(OSError(errno.EIO, os.strerror(errno.EIO))))
+    assert not run.save({"epoch": 3}, 3)
+    assert sorted(path.name for path in run.path.iterdir()) == before
+
+
+def test_a_log_on_the_full_disk(monkeypatch):
+    """Python's print fails then; what it would have told is lost, and nothing else."""
+
+    class Full:
+        def write(self, text):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+        flush = write
+
+    monkeypatch.setattr("sys.stdout", Full())
+    say("a line")
+    assert list(MetricLogger(enabled=True, bar=False).log_every([1, 2], 1)) == [1, 2]
 
 
 def test_without_any_room_the_last_words_say_so(tmp_path, monkeypatch, capsys):

@@ -1,5 +1,6 @@
 """What continues a run: the rate of the command, thresholds, the best checkpoint, refusals."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from train_utils.resume import (
     open_run,
     restore_best,
 )
+from train_utils.run_folder import RunFolder
 from train_utils.training_state import fingerprint, restore_optimizer, software
 
 SCRIPT = Path("train_some.py")
@@ -72,31 +74,55 @@ def test_thresholds_follow_the_command_and_the_shape_does_not():
     assert kept == ["min_size [800] (the command says [600])"]
 
 
-def test_best_is_taken_along_or_removed(tmp_path):
-    old, new = tmp_path / "old", tmp_path / "new"
-    old.mkdir(), new.mkdir()
-    save_checkpoint({"epoch": 2}, old / "last.pth")
-    save_checkpoint({"epoch": 1}, old / "best.pth")
-    restore_best(new, old / "last.pth", Position(3), best=1)  # into another folder
-    assert load_checkpoint(new / "best.pth") == {"epoch": 1}
-    restore_best(new, old / "last.pth", Position(3), best=2)  # the checkpoint itself is the best
-    assert load_checkpoint(new / "best.pth") == {"epoch": 2}
-    restore_best(old, old / "last.pth", Position(1), best=0)
-    save_checkpoint({"epoch": 5}, old / "best.pth")  # of epochs that are about to be run again
-    restore_best(old, old / "last.pth", Position(3), best=1)
-    assert not (old / "best.pth").exists()
+def test_best_is_taken_along_or_removed(tmp_path, capsys):
+    old, new = (RunFolder(tmp_path / name) for name in ("old", "new"))
+    last, best = old.path / "last.pth", old.path / "best.pth"
+    save_checkpoint({"epoch": 2}, last)
+    save_checkpoint({"epoch": 1}, best)
+    restore_best(new, last, Position(3), best=1)  # into another folder
+    assert load_checkpoint(new.path / "best.pth") == {"epoch": 1}
+    restore_best(new, last, Position(3), best=2)  # the checkpoint itself is the best
+    assert load_checkpoint(new.path / "best.pth") == {"epoch": 2}
+    restore_best(old, last, Position(3), best=0)  # epoch 0 was not saved: an older one is better than none
+    assert load_checkpoint(best) == {"epoch": 1}
+    save_checkpoint({"epoch": 5}, best)  # of epochs that are about to be run again
+    restore_best(old, last, Position(3), best=1)
+    assert not best.exists()
+    best.write_bytes(last.read_bytes()[:-9])  # damaged: no reason to stop
+    restore_best(old, last, Position(3), best=1)
+    assert not best.exists() and "best.pth" in capsys.readouterr().out
 
 
-def test_resume_paths(tmp_path):
-    assert find_resume_path(None, str(tmp_path)) is None
-    assert find_resume_path("auto", str(tmp_path / "none")) is None
-    assert find_resume_path("x.pth", str(tmp_path)) == Path("x.pth")
+def test_the_checkpoint_that_is_the_best_is_not_written_again(tmp_path, monkeypatch):
+    run = RunFolder(tmp_path / "run")
+    run.save({"epoch": 2, "step_in_epoch": None}, 2, is_best=True)
+    before = (run.path / "best.pth").stat().st_ino
+    monkeypatch.setattr(os, "link", lambda *_: pytest.fail("linked"))
+    restore_best(run, run.path / "last.pth", Position(3), best=2)
+    assert (run.path / "best.pth").stat().st_ino == before
+
+
+def test_a_damaged_file_does_not_take_the_place_of_the_good_one(tmp_path, capsys):
+    run = RunFolder(tmp_path / "run")
+    run.save({"epoch": 0}, 0)
+    run.save({"epoch": 1}, 1)
+    last, before = run.path / "last.pth", run.path / "last.prev.pth"
+    last.write_bytes(last.read_bytes()[:-9])
+    settings = {"output_dir": str(run.path), "resume": "auto"}
+    path = find_resume_path("auto", str(run.path))
+    assert path == before and "last.pth is damaged" in capsys.readouterr().out
+    resumed = open_run(settings, "runs/x", path, ["cat"])
+    assert resumed.newest == before and not last.exists()
+    assert resumed.save({"epoch": 5}, 5)
+    assert load_checkpoint(before)["epoch"] == 0 and load_checkpoint(last)["epoch"] == 5 and resumed.newest == last
+    assert open_run(settings, "runs/x", before, ["cat"]).newest == before and last.exists()  # asked for, and last.pth is good
 
 
 def test_best_of_a_run_within_an_epoch_is_its_own_file(tmp_path):
     save_checkpoint({"epoch": 2, "step_in_epoch": 5}, tmp_path / "last.pth")
     save_checkpoint({"epoch": 1, "step_in_epoch": None}, tmp_path / "best.pth")
-    restore_best(tmp_path, tmp_path / "last.pth", Position(2, 5, {"meters": {}, "seconds": 1.0}), best=1)
+    run = RunFolder(tmp_path, resume=True)
+    restore_best(run, tmp_path / "last.pth", Position(2, 5, {"meters": {}, "seconds": 1.0}), best=1)
     assert load_checkpoint(tmp_path / "best.pth")["epoch"] == 1
 
 
@@ -138,6 +164,7 @@ def test_positions():
     assert find_position({"epoch": 3}, 10, 1) == Position(4)  # as of an older version
     assert find_position({"epoch": 3, "step_in_epoch": None}, 10, 1) == Position(4)
     assert find_position(within, 10, 2) == Position(3, 6, meters)
+    assert find_position(within, 10, 4) == Position(3, 4, meters)  # steps of four batches now
     assert find_position(within, 5, 1) == Position(3, 3, meters)  # other batches: as far into the epoch
     assert find_position(within, 25, 4) == Position(3, 12, meters)  # 15, but a step begins at 12
     assert find_position(within | {"step_in_epoch": 10}, 25, 4) == Position(3, 25, meters)  # only the evaluation lacks

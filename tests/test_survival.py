@@ -50,8 +50,8 @@ def test_a_killed_run_continues_exactly(name, shapes, tmp_path, undisturbed, req
         chance = random.Random(f"{name} {number}")
         folder, kind = tmp_path / str(number), KINDS[(number + list(SCRIPTS).index(name)) % len(KINDS)]
         process = start(command(name, shapes, "--workers", number % 2 * 2), folder)
-        if wait_for(moment(kind, folder, reference, chance.random()), process):
-            kill(process, after=chance.uniform(0, 0.05))
+        assert wait_for(moment(kind, folder, reference, chance.random()), process), kind
+        kill(process, after=chance.uniform(0, 0.05))
         finish(command(name, shapes, "--workers", (number + 1) % 2 * 2), folder)
         same_end(folder, reference)
 
@@ -84,7 +84,7 @@ def test_torchrun_goes_on_after_the_death_of_a_process(shapes, tmp_path, undistu
         folder = tmp_path / str(number)
         process = start(command("ssd", shapes, "--workers", 0, processes=2, restarts=1), folder)
         kind = KINDS[number % len(KINDS)]
-        if wait_for(moment(kind, folder, reference, chance.random()), process):
-            os.kill(chance.choice(workers_of(process)), signal.SIGKILL)
+        assert wait_for(moment(kind, folder, reference, chance.random()), process), kind
+        os.kill(chance.choice(workers_of(process)), signal.SIGKILL)
         assert process.wait(timeout=300) == 0, "\n".join(log_lines(folder)[-40:])
         same_end(folder, reference)

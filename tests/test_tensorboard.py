@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 from runs import expect_one_sentence
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.summary.writer import event_file_writer
 
 from datasets.shapes import SHAPE_CLASSES
 from train_utils.checkpoint import load_checkpoint
@@ -32,6 +33,12 @@ COMMON = ["--batch-size", "4", "--lr", "0.002", "--print-freq", "2", "--device",
 def row(epoch, stats=True, **more):
     stats = [round(0.01 * (k + epoch), 4) for k in range(12)] if stats else None
     return {"epoch": epoch, "stats": stats, "mean_loss": 1.5 / (epoch + 1), "lr": 0.0033, **more}
+
+
+@pytest.fixture(autouse=True)
+def numbers_from_zero(monkeypatch):
+    """TensorBoard orders the files of one second by the text of a number that counts all files of a process: "10" before "9"."""
+    monkeypatch.setattr(event_file_writer, "_global_uid", event_file_writer.AtomicCounter(0))
 
 
 def read(folder):

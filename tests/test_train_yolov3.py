@@ -155,6 +155,16 @@ def test_anchors_are_fitted_on_the_first_start_of_a_restartable_command(run, cap
     assert changed == [f"changed since the run began: {what}" for what in ("--nominal-batch was 0 and is 64", "epochs 1 -> 2")]
 
 
+def test_a_run_without_patience_left_ends_again_at_once(run, capsys):
+    words = ["--epochs", 9, "--patience", 1, "--resume", "auto", "--lr", "1e-9"]  # the second epoch is no better than the first
+    folder = run(*words)
+    rows = rows_without_times(folder)
+    assert len(rows) < 9
+    capsys.readouterr()
+    assert run(*words) == folder and rows_without_times(folder) == rows
+    assert "stopping early" in capsys.readouterr().out
+
+
 def test_a_cfg_of_another_shape_than_square(run, tmp_path):
     (tmp_path / "wide.cfg").write_text(small_cfg(4).replace("height=160", "height=80"))
     folder = run("--epochs", 1, "--cfg", "wide.cfg", "--img-size", "128", "--anchors", "auto")

@@ -1,5 +1,6 @@
 """Files that hold a training: written whole or not at all, read without running code from them."""
 
+import errno
 import os
 import pickle
 import shutil
@@ -19,7 +20,7 @@ from train_utils.checkpoint_archive import LEGACY_MAGIC, ZIP_MAGIC, damaged_entr
 from train_utils.errors import InputError
 from train_utils.numpy_pickles import NUMPY_GLOBALS
 from train_utils.safetensors_file import load_safetensors
-from train_utils.whole_file import whole_file
+from train_utils.whole_file import not_written, whole_file
 
 # besides torch's own list: the Namespace of many trainers' settings; bytes, since torch writes empty ones as a call
 SAFE_GLOBALS = [Namespace, (bytes, "builtins.bytes"), *NUMPY_GLOBALS]
@@ -80,10 +81,10 @@ def save_checkpoint(state: dict, path: str | os.PathLike) -> None:
             if damaged:
                 raise OSError(f"what was written does not read back: {damaged}")
     except RuntimeError as error:
-        reason = _failed_write(error)
+        reason, number = _failed_write(error)
         if reason is None:
             raise
-        raise OSError(f"{path}: not written ({reason}); free some space or choose another place") from error
+        raise not_written(path, reason, number) from error
 
 
 def _check_room(state: dict, folder: Path) -> None:
@@ -92,7 +93,7 @@ def _check_room(state: dict, folder: Path) -> None:
     needed = sum(storages.values()) + 512 * len(storages) + (1 << 20)
     free = shutil.disk_usage(folder).free
     if free < needed:
-        raise OSError(f"the file needs {needed / 1e6:.1f} MB and the disk has {free / 1e6:.1f} MB left")
+        raise OSError(errno.ENOSPC, f"the file needs {needed / 1e6:.1f} MB and the disk has {free / 1e6:.1f} MB left")
 
 
 def _storages(value: Any) -> Iterator[torch.UntypedStorage]:
@@ -103,15 +104,15 @@ def _storages(value: Any) -> Iterator[torch.UntypedStorage]:
             yield from _storages(entry)
 
 
-def _failed_write(error: BaseException) -> str | None:
-    """Why a file could not be written, if that is what a RuntimeError of torch's says; None for any other trouble."""
+def _failed_write(error: BaseException) -> tuple[str | None, int | None]:
+    """Why a file could not be written and the system's number of it, if a RuntimeError of torch's says that; else None."""
     link = error
     while link is not None:
         if isinstance(link, OSError):
-            return link.strerror or str(link)
+            return link.strerror or str(link), link.errno
         link = link.__cause__ or link.__context__
     text = str(error).partition("\n")[0]
-    return text if "PytorchStreamWriter" in text or "inline_container" in text else None
+    return (text if "PytorchStreamWriter" in text or "inline_container" in text else None), None
 
 
 def load_checkpoint(path: str | os.PathLike) -> dict:

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from types import TracebackType
 
 from train_utils.distributed_utils import barrier, say
+from train_utils.errors import InputError
 from train_utils.metric_logger import MetricLogger
 from train_utils.resume import Position
 from train_utils.run_folder import RunFolder
@@ -54,6 +55,7 @@ class Checkpointer:
         self.num_batches = 0
         self.steps_since_save, self.last_save = 0, time.monotonic()
         self.saved = True  # whether the newest file holds the present state
+        self._failed: tuple[dict, bool] | None = None  # what should have been written of the present state, and was not
 
     def __enter__(self) -> "Checkpointer":
         self.stop.__enter__()
@@ -63,10 +65,20 @@ class Checkpointer:
         if isinstance(error, Interrupted):
             if not self.saved:
                 self.save()
+            goes_on = "goes on from there" if self.saved else "goes on from the checkpoint before, for this could not be saved"
             say(f"{self.stop.received or 'a signal to another process'}: left in epoch {self.position.epoch} after "
-                f"{self.position.batches_done} of {self.num_batches} batches; --resume auto goes on from there")
+                f"{self.position.batches_done} of {self.num_batches} batches; --resume auto {goes_on}")
             barrier()  # a process that ends earlier makes the launcher end the others, perhaps while rank 0 still writes
         self.stop.__exit__(kind, error, trace)
+        if kind is None and self._failed:
+            self._save_at_last()
+
+    def _save_at_last(self) -> None:
+        """There is no later epoch that could try again."""
+        self._write(*self._failed)
+        if self._failed:
+            raise InputError(f"the end of the training is not saved in {self.run.path}, for the reason above; --resume auto does "
+                             "again what the last checkpoint lacks")
 
     def begin_epoch(self, epoch: int, num_batches: int, logger: MetricLogger) -> int:
         """The number of batches of this epoch that were done before a restart; `logger` goes on from there, too."""
@@ -85,7 +97,7 @@ class Checkpointer:
         """
         self.position = Position(self.position.epoch, batches_done)
         self.steps_since_save += 1
-        self.saved = False
+        self.saved, self._failed = False, None
         minutes = (time.monotonic() - self.last_save) / 60
         if 0 < self.every_steps <= self.steps_since_save or 0 < self.every_minutes <= minutes:
             self.save()
@@ -103,11 +115,14 @@ class Checkpointer:
         self._write({"step_in_epoch": None}, is_best)
 
     def _write(self, place: dict, is_best: bool = False) -> None:
-        self.saved, epoch, finished = True, self.position.epoch, place["step_in_epoch"] is None
+        self.saved, epoch = True, self.position.epoch
         if self.run.enabled:
             state = self.state_of()
             if all(tensor.isfinite().all() for tensor in state["model"].values()):
-                self.saved = self.run.save({**state, "epoch": epoch, **place}, epoch, is_best, finished=finished)
+                state |= {"epoch": epoch, **place}
+                self.saved = self.run.save(state, epoch, is_best, finished=place["step_in_epoch"] is None)
             else:
+                self.saved = False
                 say(f"warning: the weights are not finite in epoch {epoch}: not saved, the checkpoint before stays")
+        self._failed = None if self.saved else (place, is_best)
         self.steps_since_save, self.last_save = 0, time.monotonic()

@@ -4,6 +4,7 @@ Started by `torchrun` (or SLURM's `srun`) the same script becomes one process of
 function here does the obvious thing for a single process. gloo serves CPUs, nccl serves CUDA.
 """
 
+import contextlib
 import datetime
 import os
 import re
@@ -47,6 +48,12 @@ def is_main_process() -> bool:
 def say(*lines: object) -> None:
     """Print lines on rank 0 only (the built-in print is left alone, for this and every other library)."""
     if is_main_process() and any(lines):
+        show(*lines)
+
+
+def show(*lines: object) -> None:
+    """Print lines. A log on a disk that is full must not end what it tells of, and there is nobody else to tell."""
+    with contextlib.suppress(OSError):
         print(*lines, sep="\n", flush=True)
 
 

@@ -32,7 +32,7 @@ def one_sentence_errors(*kinds: type[Exception]) -> Iterator[None]:
 
 
 def _leave(message: str, code: int) -> NoReturn:
-    rank = os.environ.get("RANK", "0")
+    rank = os.environ.get("RANK") or os.environ.get("SLURM_PROCID", "0")
     who = f"[process {rank}] " if rank != "0" else ""
     print(f"{who}error: {message}", file=sys.stderr, flush=True)
     sys.exit(code)

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from train_utils.distributed_utils import is_main_process
+from train_utils.distributed_utils import is_main_process, show
 
 LOSS_FORMAT = "{median:.4f} ({global_avg:.4f})"
 FORMATS = {"lr": "{value:.6f}"}
@@ -147,7 +147,7 @@ class MetricLogger:
                     self.on_show(number, total)
                 if due and self.enabled and not self.bar:
                     eta = datetime.timedelta(seconds=int(step_time.global_avg * (total - 1 - number)))
-                    print(self.line(header, number, total, f"eta: {eta}", f"time: {step_time}  data: {data_time}"), flush=True)
+                    show(self.line(header, number, total, f"eta: {eta}", f"time: {step_time}  data: {data_time}"))
         finally:
             display.close()
             seconds = time.perf_counter() - self._began
@@ -163,10 +163,10 @@ class MetricLogger:
         if not self.enabled:
             return
         if batches == 0:
-            print(f"{header}  no batch to go through", flush=True)
+            show(f"{header}  no batch to go through")
         elif not self.bar:
             whole = datetime.timedelta(seconds=int(seconds))
-            print(f"{header}  total time: {whole} ({seconds / batches:.4f} s / it)", flush=True)
+            show(f"{header}  total time: {whole} ({seconds / batches:.4f} s / it)")
 
 
 def _memory() -> str:

@@ -23,6 +23,11 @@ class NonFiniteGuard:
         limit: so many such steps a run may have; the next one stops it.
         folder: gets the step's weights, images and targets for inspection (that of rank 0 counts); None saves nothing.
         restore: for "rollback": loads the last checkpoint's weights and optimiser; called on every process.
+
+    Attributes:
+        count: such steps so far.
+        overflows: fp16: steps in a row, up to the present one, whose loss is too large; the scaler leaves them out and lowers
+            its scale, so the guard is called only for many. The loop counts them.
     """
 
     def __init__(
@@ -35,6 +40,7 @@ class NonFiniteGuard:
         self.folder = folder
         self.restore = restore
         self.count = 0
+        self.overflows = 0
 
     def __call__(
         self,
@@ -91,12 +97,12 @@ class NonFiniteGuard:
             raise LossNotFinite(f"{text}. There is no checkpoint yet to go back to: lower --lr, or mend the files named here")
 
     def state_dict(self) -> dict:
-        """The count, so that a resumed run keeps counting."""
-        return {"count": self.count}
+        """The counts, so that a resumed run keeps counting."""
+        return {"count": self.count, "overflows": self.overflows}
 
     def load_state_dict(self, state: dict) -> None:
-        """Take over the count of the run that goes on."""
-        self.count = state["count"]
+        """Take over the counts of the run that goes on."""
+        self.count, self.overflows = state["count"], state["overflows"]
 
 
 def not_finite_names(model: nn.Module) -> list[str]:

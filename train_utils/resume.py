@@ -4,11 +4,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from train_utils.checkpoint import load_checkpoint, save_checkpoint
+from train_utils.checkpoint import load_checkpoint
+from train_utils.checkpoint_archive import damaged_entry
 from train_utils.distributed_utils import broadcast_object, is_main_process, say
 from train_utils.errors import InputError
 from train_utils.rebuild import script_hash
-from train_utils.run_folder import RunFolder, find_resume
+from train_utils.run_folder import RunFolder, duplicate, find_resume
 from train_utils.training_state import software
 
 # settings that may differ between a run and its continuation without a word
@@ -16,7 +17,8 @@ VOLATILE = {
     "resume", "resume_anyway", "weights", "weights_backbone", "notes", "device", "rank", "world_size", "gpu", "distributed",
     "dist_url", "output_dir", "workers", "print_freq", "save_every_steps", "save_every_minutes", "keep_last", "tensorboard",
 }
-# settings without which a run cannot be continued exactly: they decide which images meet in which step
+# settings without which a run cannot be continued exactly: they decide which images meet in which step (augmentation, which
+# decides what becomes of them, may be changed on purpose, and is only named)
 OF_THE_ORDER = ("batch_size", "accumulate", "nominal_batch", "world_size", "seed", "aspect_ratio_group_factor")
 # what of the model may be changed by the command line of a continuation or a test
 THRESHOLDS = {"box_score_thresh", "box_nms_thresh", "box_detections_per_img",  # Faster R-CNN's names
@@ -65,6 +67,9 @@ def open_run(settings: dict, default: str, resume_path: Path | None, class_names
         folder = resume_path.parent
     goes_on = resume_path is not None and folder.resolve() == resume_path.parent.resolve()
     run = RunFolder(folder, resume=goes_on, take_over=auto, enabled=is_main_process(), **options)
+    run.newest, last = resume_path, run.path / "last.pth"
+    if goes_on and run.enabled and resume_path != last and last.is_file() and damaged_entry(last):
+        last.unlink()  # or the next save would put it in the place of the good one before it
     run.write_args(settings)
     run.write_classes(class_names)
     say(f"run folder: {run.path}")
@@ -110,7 +115,7 @@ def check_resume(
     if "script_hash" in checkpoint and checkpoint["script_hash"] != script_hash(script):
         harmless.append(f"{script.name} itself")
     then, now = checkpoint.get("software", {}), software()
-    harmless += [f"{name} {then[name]} -> {now[name]}" for name in then if then[name] != now[name]]
+    harmless += [f"{name} {then[name]} -> {now.get(name)}" for name in then if then[name] != now.get(name)]
     return inexact + harmless
 
 
@@ -142,13 +147,12 @@ def _counts(data: dict) -> str:
 
 
 def find_position(checkpoint: dict, num_batches: int, accumulate: int) -> Position:
-    """Where to go on: if an epoch has another number of batches now, as far into it as before, where an optimiser step begins."""
+    """Where to go on: as far into the epoch as before, also if it has another number of batches now, where a step begins."""
     done = checkpoint.get("step_in_epoch")
     if done is None:
         return Position(checkpoint["epoch"] + 1)
     before = checkpoint["batches_in_epoch"]
-    if before != num_batches:
-        done = num_batches if done == before else done * num_batches // before // accumulate * accumulate
+    done = num_batches if done == before else done * num_batches // before // accumulate * accumulate
     return Position(checkpoint["epoch"], done, checkpoint["meters"])
 
 
@@ -160,19 +164,33 @@ def merge_model_args(stored: dict, wanted: dict) -> tuple[dict, list[str]]:
     return merged, kept
 
 
-def restore_best(folder: Path, resume_path: Path, position: Position, best: int | None) -> None:
+def restore_best(run: RunFolder, resume_path: Path, position: Position, best: int | None) -> None:
     """Make best.pth of a continued run the checkpoint of its best epoch so far, or remove one from an abandoned future.
 
+    An older one, which stayed when the disk was full in the best epoch, is better than none.
+
     Args:
-        folder: of the run that goes on; may be another than the checkpoint's.
+        run: may have another folder than the checkpoint's.
         position: where it goes on.
         best: the best epoch among the rows it holds.
     """
-    source, target = resume_path.parent / "best.pth", folder / "best.pth"
-    if best == position.epoch - 1 and position.meters is None:  # the checkpoint of that very epoch
-        source = resume_path
-    elif best is None or not source.is_file() or load_checkpoint(source)["epoch"] != best:
-        target.unlink(missing_ok=True)
+    if not run.enabled:
         return
-    if source.resolve() != target.resolve():
-        save_checkpoint(load_checkpoint(source), target)
+    source, target = resume_path.parent / "best.pth", run.path / "best.pth"
+    if best is not None and best == position.epoch - 1 and position.meters is None:  # the checkpoint of that very epoch
+        source = resume_path
+    elif best is None or not _is_of_the_past(source, position):
+        source = None
+    with run.keep_going("best.pth"):
+        if source is None:
+            target.unlink(missing_ok=True)
+        elif not (target.exists() and source.samefile(target)):
+            duplicate(source, target)
+
+
+def _is_of_the_past(best: Path, position: Position) -> bool:
+    try:
+        return best.is_file() and load_checkpoint(best)["epoch"] < position.epoch
+    except InputError as damaged:
+        say(f"warning: {damaged}")
+        return False

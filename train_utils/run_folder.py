@@ -12,25 +12,28 @@ that is full does not end a training: what could not be written is told, and wri
 
 import contextlib
 import csv
+import errno
 import io
 import json
 import os
 import re
 import shutil
-import warnings
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 from PIL import Image
 
 from train_utils.checkpoint import damaged_entry, plain, save_checkpoint
 from train_utils.coco_eval import STAT_NAMES
+from train_utils.distributed_utils import show
 from train_utils.errors import InputError
 from train_utils.metric_logger import MetricLogger
 from train_utils.surroundings import surroundings
 from train_utils.tensorboard import EventFiles
 from train_utils.whole_file import whole_file
 
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 NEW = "new.pth"  # a checkpoint on its way to become last.pth
 
 
@@ -85,6 +88,7 @@ class RunFolder:
 
     Attributes:
         path: the folder.
+        newest: the newest good checkpoint that the run can go back to, None before the first.
         rows: one dict per epoch, as given to `add_row`.
 
     Raises:
@@ -109,6 +113,7 @@ class RunFolder:
         self.unfreeze_epoch = unfreeze_epoch
         self.keep_every = keep_every
         self.rows: list[dict] = []
+        self.newest: Path | None = None
         self.path = Path(output_dir)
         if enabled:
             self._open(resume or take_over and _has_no_checkpoint(self.path))
@@ -124,7 +129,7 @@ class RunFolder:
         try:
             yield
         except OSError as error:
-            print(f"warning: {name} is not up to date: {error}. Training goes on, and the next epoch writes it again", flush=True)
+            show(f"warning: {name} is not up to date: {error}. Training goes on")
 
     def write_args(self, args: dict) -> None:
         """args.json: the resolved settings, and what they ran on (versions, hardware, git commit, date, command)."""
@@ -172,13 +177,22 @@ class RunFolder:
             with self.keep_going("loss_and_lr.png or mAP.png"):
                 self._plot(*self.plot_functions)
         if self.events:
-            with self.keep_going("tensorboard"):
-                self.events.add_epoch(self.rows, self.path / "predictions.png" if row["stats"] else None)
+            self._record(self.events.add_epoch, self.rows, self.path / "predictions.png" if row["stats"] else None)
 
     def watch(self, logger: MetricLogger, epoch: int) -> None:
         """With TensorBoard: write what `logger` shows during an epoch."""
         if self.events:
             self.events.watch(logger, epoch)
+            logger.on_show = partial(self._record, logger.on_show)
+
+    def _record(self, write: Callable, *arguments: object) -> None:
+        """Write to the event files, which begin anew after a full disk: a writer that failed once fails for ever."""
+        with self.keep_going("tensorboard"):
+            try:
+                write(*arguments)
+            except OSError:
+                self.events.close()
+                raise
 
     def _plot(self, plot_loss_and_lr: Callable, plot_map: Callable) -> None:
         epochs = [row["epoch"] for row in self.rows]
@@ -201,24 +215,29 @@ class RunFolder:
         backup<epoch>.pth (if `keep_every`) are hard links to the same data, where the file system has them.
 
         Returns:
-            Whether it is on the disk. If not, the files before are as they were.
+            Whether it is on the disk. If not, last.pth and last.prev.pth are as they were.
         """
         if not self.enabled:
             return True
+        if self.events:
+            self._record(self.events.flush)
         last, new = self.path / "last.pth", self.path / NEW
         try:
             self._write_checkpoint({**state, "rows": self.rows}, new)
             if is_best:
-                _duplicate(new, self.path / "best.pth")
+                duplicate(new, self.path / "best.pth")
             if finished:
                 self._keep_copies(new, epoch)
             if last.exists():
-                _duplicate(last, self.path / "last.prev.pth")
+                duplicate(last, self.path / "last.prev.pth")
             os.replace(new, last)
         except OSError as error:
-            print(f"warning: checkpoint of epoch {epoch} not saved: {error}. Training goes on and tries again; "
-                  f"{'the one before is still there' if last.exists() else 'there is none yet'}", flush=True)
+            show(f"warning: checkpoint of epoch {epoch} not saved: {error}. Training goes on and tries again; "
+                 f"{'the one before is still there' if last.exists() else 'there is none yet'}")
+            with contextlib.suppress(OSError):  # a disk that refuses everything
+                new.unlink(missing_ok=True)
             return False
+        self.newest = last
         return True
 
     def _write_checkpoint(self, state: dict, path: Path) -> None:
@@ -226,19 +245,19 @@ class RunFolder:
         while True:
             try:
                 return save_checkpoint(state, path)
-            except OSError:
+            except OSError as error:
                 dispensable = self._numbered()[:-1]
-                if not dispensable:
+                if error.errno not in NO_ROOM or not dispensable:
                     raise
-                print(f"warning: no room for a checkpoint: {dispensable[0].name} is deleted for it", flush=True)
+                show(f"warning: no room for a checkpoint: {dispensable[0].name} is deleted for it")
                 dispensable[0].unlink()
 
     def _keep_copies(self, new: Path, epoch: int) -> None:
         if self.keep_last > 0:
-            _duplicate(new, self.path / f"model_{epoch}.pth")
+            duplicate(new, self.path / f"model_{epoch}.pth")
             self._prune(epoch)
         if self.keep_every > 0 and epoch > 0 and epoch % self.keep_every == 0:
-            _duplicate(new, self.path / f"backup{epoch}.pth")
+            duplicate(new, self.path / f"backup{epoch}.pth")
 
     def save_weights(self, state_dict: dict, name: str) -> None:
         """Write a bare state dict as `name`, for weights that other programs are to read."""
@@ -309,7 +328,7 @@ def find_resume(output_dir: str | os.PathLike) -> Path | None:
         damaged = damaged_entry(file)
         if damaged is None:
             return file
-        warnings.warn(f"{file} is damaged ({damaged}); looking for the one before it", stacklevel=2)
+        show(f"warning: {file} is damaged ({damaged}); looking for the one before it")
     return None
 
 
@@ -322,7 +341,7 @@ def _has_no_checkpoint(folder: Path) -> bool:
     return (folder / "args.json").is_file() and all(file.name == NEW for file in folder.glob("*.pth"))
 
 
-def _duplicate(source: Path, target: Path) -> None:
+def duplicate(source: Path, target: Path) -> None:
     """`target` becomes a hard link to (or a copy of) `source` in one step; files here are replaced, never changed."""
     with whole_file(target) as temporary:
         try:

@@ -79,6 +79,16 @@ class EventFiles:
         if self.steps is not None:
             self.steps.flush()
 
+    def flush(self) -> None:
+        """Bring everything so far to the files, so that a run that goes on from a checkpoint has all points before it."""
+        for writer in (self.epochs, self.steps):
+            if writer is not None:
+                writer.flush()
+
+    def close(self) -> None:
+        """Let go of the files; the next point opens others, and adds what these lack of the epochs."""
+        self.epochs = self.steps = None
+
     def watch(self, logger: MetricLogger, epoch: int) -> None:
         """Write the meters of an epoch whenever `logger` shows them."""
 

@@ -99,7 +99,6 @@ def train_one_epoch(
     model.train()
     frozen_stay_in_eval(model)
     steps_per_epoch = math.ceil(num_batches / accumulate)
-    overflows = 0  # in a row; the scaler leaves such fp16 steps out and lowers its scale
     batches = logger.log_every(data_loader, print_freq, f"Epoch: [{epoch}]", first_batch, num_batches)
     with explain_failures(LESS_MEMORY) as working_on:
         for i, (images, targets) in enumerate(batches, first_batch):
@@ -120,8 +119,8 @@ def train_one_epoch(
                 with autocast(device, amp_dtype):
                     losses = parts_to_sum(model(images, targets))
                 finite = log_losses(reduce_dict(losses), logger)
-                overflows = 0 if finite else overflows + 1
-                if not finite and (scaler is None or overflows > MAX_OVERFLOWS):
+                guard.overflows = 0 if finite else guard.overflows + 1
+                if not finite and (scaler is None or guard.overflows > MAX_OVERFLOWS):
                     message = not_finite_message(losses, step, targets, data_loader)
                     guard(message, model, optimizer, (images, targets), losses, step)
                     given_up = True

@@ -18,6 +18,7 @@ from train_utils.ema import ModelEma
 from train_utils.errors import InputError
 from train_utils.nonfinite import NonFiniteGuard
 from train_utils.rebuild import script_hash
+from train_utils.run_folder import RunFolder
 
 
 def training_state(
@@ -97,17 +98,16 @@ def restore_counts(checkpoint: dict, bad_samples: BadSamples, guard: NonFiniteGu
     guard.load_state_dict(checkpoint.get("guard", guard.state_dict()))
 
 
-def go_back(path: Path, *parts) -> None:
-    """Take back the weights saved last at `path`; the parts are those of `restore_training`. All processes call it.
+def go_back(run: RunFolder, *parts) -> None:
+    """Take back the weights that the run saved last; the parts are those of `restore_training`. All processes call it.
 
     Raises:
         InputError: nothing was saved yet.
     """
-    try:
-        checkpoint = load_on_main(path)
-    except FileNotFoundError:
-        raise InputError(f"there are no weights to go back to, for {path} was not saved yet: give --save-every-steps") from None
-    restore_training(checkpoint, *parts)
+    newest = broadcast_object(run.newest)
+    if newest is None:
+        raise InputError("there are no weights to go back to, for the run was not saved yet: give --save-every-steps")
+    restore_training(load_on_main(newest), *parts)
 
 
 def restore_optimizer(optimizer: torch.optim.Optimizer, state: dict) -> None:

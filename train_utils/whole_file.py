@@ -29,14 +29,20 @@ def whole_file(path: str | os.PathLike, flush_folder: bool = False) -> Iterator[
         _flush(temporary, os.O_RDWR)  # Windows flushes only what may be written
         os.replace(temporary, path)
     except OSError as error:
-        reason = error.strerror or error
-        raise OSError(f"{path}: not written ({reason}); free some space or choose another place") from error
+        raise not_written(path, error.strerror or str(error), error.errno) from error
     finally:
         with contextlib.suppress(OSError):  # it may lie below a file in place of a folder
             temporary.unlink()
     if flush_folder and os.name != "nt":  # Windows cannot open folders and does not need it
         with contextlib.suppress(OSError):  # some network file systems refuse; the file is there, whole
             _flush(path.parent, os.O_RDONLY)
+
+
+def not_written(path: Path, reason: str, number: int | None) -> OSError:
+    """The error for a file that could not be written, in one sentence; `errno` is the number."""
+    error = OSError(f"{path}: not written ({reason}); free some space or choose another place")
+    error.errno = number
+    return error
 
 
 def _flush(path: Path, mode: int) -> None:
