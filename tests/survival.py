@@ -93,8 +93,8 @@ def moment(kind: str, folder: Path, reference: Path, seed: object):
 
         return saving
     marks = {"step": "Epoch: [", "evaluation": "Test:", "anywhere": ""}[kind]
-    lines = [number for number, line in enumerate(log_lines(reference)) if marks in line and "total time" not in line]
-    wanted = chance.choice(lines[:-3])
+    log = log_lines(reference)[:-3]  # behind the last lines there may be nothing left to kill
+    wanted = chance.choice([number for number, line in enumerate(log) if marks in line and "total time" not in line])
     return lambda: len(log_lines(folder)) > wanted
 
 

@@ -203,12 +203,13 @@ def test_an_epoch_in_two_parts_is_the_epoch(done):
         if batches_done == done:
             saved.update(model=copy.deepcopy(whole.state_dict()), meters=copy.deepcopy(whole_logger.state_dict()))
 
-    expected, _ = train(whole, batches, after_step=after_step, logger=whole_logger, **options)
+    expected, optimizer = train(whole, batches, after_step=after_step, logger=whole_logger, **options)
     rest, rest_logger = Toy(dropout=0.5), logger()
     rest.load_state_dict(saved["model"])
     rest_logger.load_state_dict(saved["meters"])
-    got, _ = train(rest, Rest(batches, done), first_batch=done, logger=rest_logger, **options)
+    got, rest_optimizer = train(rest, Rest(batches, done), first_batch=done, logger=rest_logger, **options)
     assert got == expected and rest.weight.item() == whole.weight.item()
+    assert rest_optimizer.param_groups[0]["lr"] == optimizer.param_groups[0]["lr"]
     assert rest_logger.means() == whole_logger.means() and str(rest_logger) == str(whole_logger)
 
 

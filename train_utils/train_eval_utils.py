@@ -99,6 +99,8 @@ def train_one_epoch(
     model.train()
     frozen_stay_in_eval(model)
     steps_per_epoch = math.ceil(num_batches / accumulate)
+    if lr_factor is not None and first_batch == num_batches:  # no step left, but the rate of the last one is saved, too
+        set_lr(optimizer, lr_factor((epoch + 1) * steps_per_epoch - 1))
     batches = logger.log_every(data_loader, print_freq, f"Epoch: [{epoch}]", first_batch, num_batches)
     with explain_failures(LESS_MEMORY) as working_on:
         for i, (images, targets) in enumerate(batches, first_batch):
