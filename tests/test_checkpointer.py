@@ -130,7 +130,7 @@ def test_weights_that_are_not_finite_are_not_saved(run, capsys):
         weights.value = float("nan")
         keeper.after_step(2)
     assert load_checkpoint(run.path / "last.pth")["step_in_epoch"] == 1
-    assert "not finite in epoch 0: not saved" in capsys.readouterr().out
+    assert "not finite in epoch 0 (1 tensors, first w): not saved" in capsys.readouterr().out
 
 
 def test_other_processes_write_nothing(tmp_path):

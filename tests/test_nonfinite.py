@@ -83,7 +83,7 @@ def test_a_resumed_run_keeps_counting():
 def test_skipping_cannot_heal_weights_or_statistics(name):
     model = Net(norm=True)
     model.state_dict()[name][1] = NAN
-    assert not_finite_names(model) == [name]
+    assert not_finite_names(model.state_dict()) == [name]
     assert "which leaving steps out cannot heal: continue with --resume auto --on-nonfinite rollback" in refusal(
         NonFiniteGuard("skip"), model)
 
@@ -93,7 +93,7 @@ def test_rollback_puts_the_last_weights_back(capsys):
     guard = NonFiniteGuard("rollback", limit=2, restore=lambda: model.load_state_dict(saved))
     model.state_dict()["weight"][0] = model.state_dict()["norm.running_mean"][0] = NAN
     call(guard, model)
-    assert model.weight.tolist() == [2.0, -3.0] and not_finite_names(model) == []
+    assert model.weight.tolist() == [2.0, -3.0] and not_finite_names(model.state_dict()) == []
     assert "Back to the weights of the last checkpoint, 1 of at most 2 times" in capsys.readouterr().out
 
 

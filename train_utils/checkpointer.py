@@ -18,6 +18,7 @@ from types import TracebackType
 from train_utils.distributed_utils import barrier, say
 from train_utils.errors import InputError
 from train_utils.metric_logger import MetricLogger
+from train_utils.nonfinite import not_finite_names
 from train_utils.resume import Position
 from train_utils.run_folder import RunFolder
 from train_utils.signals import Interrupted, StopSignal
@@ -118,11 +119,12 @@ class Checkpointer:
         self.saved, epoch = True, self.position.epoch
         if self.run.enabled:
             state = self.state_of()
-            if all(tensor.isfinite().all() for tensor in state["model"].values()):
+            if bad := not_finite_names(state["model"]):
+                self.saved = False
+                say(f"warning: the weights are not finite in epoch {epoch} ({len(bad)} tensors, first {bad[0]}): not saved, the "
+                    "checkpoint before stays; go on from it with a lower --lr")
+            else:
                 state |= {"epoch": epoch, **place}
                 self.saved = self.run.save(state, epoch, is_best, finished=place["step_in_epoch"] is None)
-            else:
-                self.saved = False
-                say(f"warning: the weights are not finite in epoch {epoch}: not saved, the checkpoint before stays")
         self._failed = None if self.saved else (place, is_best)
         self.steps_since_save, self.last_save = 0, time.monotonic()

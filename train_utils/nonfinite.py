@@ -74,11 +74,11 @@ class NonFiniteGuard:
         if mine or not anyones:  # finite on each process: their sum is too large
             text = f"{message}. {_weights_and_rate(model, optimizer)}{_save(folder, model, batch, losses, step)}"
         text = _of_all(text)
-        self._stop_if_hopeless(text, agree(bool(not_finite_names(model))))
+        self._stop_if_hopeless(text, agree(bool(not_finite_names(model.state_dict()))))
         done = "Step left out"
         if self.policy == "rollback":
             self.restore()
-            if agree(bool(not_finite_names(model))):
+            if agree(bool(not_finite_names(model.state_dict()))):
                 raise LossNotFinite(f"{text}. The last checkpoint is not finite either: give --resume an older one")
             done = "Back to the weights of the last checkpoint"
         say(f"{text}. {done}, {self.count} of at most {self.limit} times")
@@ -105,10 +105,9 @@ class NonFiniteGuard:
         self.count, self.overflows = state["count"], state["overflows"]
 
 
-def not_finite_names(model: nn.Module) -> list[str]:
-    """Names of the parameters and buffers that hold a value that is not finite, parameters first."""
-    named = [*model.named_parameters(), *model.named_buffers()]
-    return [name for name, tensor in named if tensor.is_floating_point() and not tensor.isfinite().all()]
+def not_finite_names(state: dict[str, Tensor]) -> list[str]:
+    """Names of the tensors of a state dict that hold a value that is not finite."""
+    return [name for name, tensor in state.items() if tensor.is_floating_point() and not tensor.isfinite().all()]
 
 
 def _weights_and_rate(model: nn.Module, optimizer: torch.optim.Optimizer) -> str:
@@ -120,7 +119,7 @@ def _weights_and_rate(model: nn.Module, optimizer: torch.optim.Optimizer) -> str
     for kind, tensors in (("parameter", parameters), ("gradient", gradients)):
         largest = _largest(tensors.items())
         words += f", largest {kind} {largest[1]:.4g} ({largest[0]})" if largest else ""
-    bad = [name for name in not_finite_names(model) if name in parameters]
+    bad = [name for name in not_finite_names(model.state_dict()) if name in parameters]
     if bad:
         words += f"; the weights themselves are not finite since an earlier step ({len(bad)} of them, first {bad[0]})"
     return words

@@ -102,13 +102,12 @@ def train_one_epoch(
     if lr_factor is not None and first_batch == num_batches:  # no step left, but the rate of the last one is saved, too
         set_lr(optimizer, lr_factor((epoch + 1) * steps_per_epoch - 1))
     batches = logger.log_every(data_loader, print_freq, f"Epoch: [{epoch}]", first_batch, num_batches)
+    given_up = False  # whether the gradients of the window under way are of no use
     with explain_failures(LESS_MEMORY) as working_on:
         for i, (images, targets) in enumerate(batches, first_batch):
             step, window_start = epoch * steps_per_epoch + i // accumulate, i - i % accumulate
             window = min(accumulate, num_batches - window_start)  # the last window of an epoch may be shorter
             last_of_window = i == window_start + window - 1
-            if i == window_start:
-                given_up = False  # whether the gradients of this window are of no use
             if lr_factor is not None:
                 set_lr(optimizer, lr_factor(step))
             if seed is not None:
@@ -131,6 +130,7 @@ def train_one_epoch(
                     (scaler.scale(total) if scaler else total).backward()
             if last_of_window and given_up:
                 optimizer.zero_grad(set_to_none=True)
+                given_up = False
             elif last_of_window:
                 optimizer_step(model, optimizer, scaler, clip_grad_norm)
                 if ema is not None:
